@@ -1,0 +1,1 @@
+//! Resolved, immutable settings of a daemon.

@@ -1,0 +1,1 @@
+//! The root owner: builds, runs and shuts down everything.

@@ -1,0 +1,1 @@
+//! Log encoders, pure: (time, stream, bytes) to bytes.

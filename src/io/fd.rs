@@ -1,0 +1,1 @@
+//! Async reads and writes of pipes and terminals.

@@ -1,0 +1,5 @@
+//! tokio and file descriptors, without policy.
+
+pub(crate) mod blocking;
+pub(crate) mod fd;
+pub(crate) mod task;

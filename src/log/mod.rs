@@ -1,0 +1,1 @@
+//! Log drivers of a container.

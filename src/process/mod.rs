@@ -1,0 +1,1 @@
+//! Processes we wait for.

@@ -1,0 +1,1 @@
+//! The byte path of one process.

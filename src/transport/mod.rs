@@ -1,0 +1,1 @@
+//! Sockets of clients, seen by sessions as readers and writers.
