@@ -2,8 +2,9 @@
 
 use std::{
     env,
+    io::{self, Write as _},
     path::Path,
-    process::{Command, exit},
+    process::{Command, ExitCode},
 };
 
 /// Printed when the Cap'n Proto compiler is missing: the one thing this build needs that cargo cannot fetch.
@@ -12,23 +13,26 @@ const NO_CAPNP: &str = "\n\
     It turns schema/*.capnp into Rust. Install it and build again:\n\
     \n    Debian, Ubuntu:  apt-get install -y capnproto\
     \n    Fedora, RHEL:    dnf install -y capnproto\
-    \n    Alpine:          apk add capnproto\
-    \n    macOS:           brew install capnp\n\
+    \n    Alpine:          apk add capnproto\n\
     \nOr run contrib/setup, which installs all that building and testing needs.\n";
 
-fn main() {
-    generate_schema();
+fn main() -> ExitCode {
+    if let Err(message) = generate_schema() {
+        // Cargo shows the whole text; where it does not, the exit code is all there is.
+        let _ = writeln!(io::stderr(), "{message}");
+        return ExitCode::FAILURE;
+    }
     version_metadata();
+    ExitCode::SUCCESS
 }
 
-fn generate_schema() {
+fn generate_schema() -> Result<(), String> {
     let files = ["schema/conmon.capnp", "schema/holdfast.capnp"];
     for file in files {
         println!("cargo::rerun-if-changed={file}");
     }
     if Command::new("capnp").arg("--version").output().is_err() {
-        eprintln!("{NO_CAPNP}");
-        exit(1);
+        return Err(NO_CAPNP.to_owned());
     }
     let mut command = capnpc::CompilerCommand::new();
     command.src_prefix("schema").default_parent_module(vec!["schema".to_owned()]);
@@ -38,16 +42,16 @@ fn generate_schema() {
     for file in files {
         command.file(file);
     }
-    if let Err(error) = command.run() {
-        eprintln!("\nholdfast: `capnp` could not compile the schema: {error}\n");
-        exit(1);
-    }
+    command.run().map_err(|error| format!("\nholdfast: `capnp` could not compile the schema: {error}\n"))?;
     println!("cargo::rustc-env=HOLDFAST_SCHEMA_BIN={}", raw.display());
+    Ok(())
 }
 
 fn version_metadata() {
-    for path in ["Cargo.lock", ".git/HEAD", ".git/index", ".git/refs/heads"] {
-        if Path::new(path).exists() {
+    println!("cargo::rerun-if-changed=Cargo.lock");
+    // Asked for, not guessed: in a worktree they are elsewhere.
+    for name in ["HEAD", "index", "refs/heads"] {
+        if let Some(path) = output("git", &["rev-parse", "--git-path", name]).filter(|path| Path::new(path).exists()) {
             println!("cargo::rerun-if-changed={path}");
         }
     }
@@ -61,7 +65,9 @@ fn version_metadata() {
     };
     let rustc = env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
     let cargo = env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let tree = output(&cargo, &["tree", "--offline", "--locked", "--edges", "normal", "--prefix", "depth"]);
+    let tree = output(&cargo, &["tree", "--offline", "--locked", "--edges", "normal", "--charset", "utf8"]);
+    // Where it was built is nobody's business, and would make two builds of the same sources differ.
+    let here = format!(" ({})", env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let facts = [
         ("COMMIT", commit.unwrap_or_else(unknown)),
         ("TAG", output("git", &["describe", "--tags", "--always", "--dirty"]).unwrap_or_default()),
@@ -70,7 +76,7 @@ fn version_metadata() {
         ("RUSTC", output(&rustc, &["--version"]).unwrap_or_else(unknown)),
         ("CARGO", output(&cargo, &["--version"]).unwrap_or_else(unknown)),
         // One line only: cargo's instructions are lines.
-        ("CARGO_TREE", tree.unwrap_or_else(unknown).replace('\n', "|")),
+        ("CARGO_TREE", tree.unwrap_or_else(unknown).replace(&here, "").replace('\n', "|")),
     ];
     for (name, value) in facts {
         println!("cargo::rustc-env=HOLDFAST_BUILD_{name}={value}");

@@ -13,12 +13,19 @@ mod oci;
 mod process;
 pub mod proto;
 mod rpc;
-#[allow(unused_qualifications, unreachable_pub, missing_debug_implementations, dead_code, clippy::pedantic)]
+#[allow(
+    unused_qualifications,
+    unreachable_pub,
+    missing_debug_implementations,
+    dead_code,
+    clippy::all,
+    clippy::unwrap_used
+)]
 mod schema;
 mod session;
 mod shutdown;
 mod stdio;
-pub mod sys;
+mod sys;
 pub mod telemetry;
 mod transport;
 pub mod version;

@@ -35,7 +35,9 @@ impl ContainerId {
             return Err(InvalidId("the container id is a directory name"));
         }
         if !text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'+' | b'-' | b'.')) {
-            return Err(InvalidId("the container id has a character other than letters, digits, \"_\", \"+\", \"-\", \".\""));
+            return Err(InvalidId(
+                "the container id has a character other than letters, digits, \"_\", \"+\", \"-\", \".\"",
+            ));
         }
         Ok(Self(text.into()))
     }
@@ -144,9 +146,46 @@ pub enum Outcome {
     Failed(String),
 }
 
+/// An error and its causes, joined by colons: errors here print only their own level.
+#[must_use]
+pub fn one_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text.replace('\n', " ")
+}
+
+/// A text of at most `limit` bytes (and a few for the mark): its beginning, and above all its end, where a runtime says what
+/// went wrong.
+#[must_use]
+pub fn trimmed(text: String, limit: usize) -> String {
+    if text.len() <= limit {
+        return text;
+    }
+    let mut head = limit / 4;
+    while !text.is_char_boundary(head) {
+        head -= 1;
+    }
+    let mut tail = text.len() - (limit - head);
+    while !text.is_char_boundary(tail) {
+        tail += 1;
+    }
+    format!("{} […] {}", &text[..head], &text[tail..])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_text_keeps_its_beginning_and_its_end_and_never_splits_a_character() {
+        let text = trimmed(format!("start {} end", "ä".repeat(10_000)), 4096);
+        assert!(text.starts_with("start ä") && text.ends_with("ä end") && text.len() <= 4096 + 16);
+        assert_eq!(trimmed("short".to_owned(), 5), "short");
+    }
 
     #[test]
     fn ids_that_are_paths_options_or_control_characters_are_refused() {
