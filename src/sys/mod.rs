@@ -9,6 +9,8 @@ pub(crate) mod fd;
 pub(crate) mod fork;
 pub(crate) mod process;
 pub(crate) mod pty;
+pub(crate) mod random;
+pub(crate) mod reactor;
 pub(crate) mod socket;
 
 /// A system call that failed: what was tried, on what, and why the kernel refused.
@@ -29,7 +31,12 @@ impl SysError {
         Self { op, path: Some(path.into()), errno }
     }
 
-    /// From the error of a `std` call.
+    /// From the error of a `std` call without a path.
+    pub(crate) fn from_io(op: &'static str, error: &std::io::Error) -> Self {
+        Self::new(op, Errno::from_raw(error.raw_os_error().unwrap_or(0)))
+    }
+
+    /// From the error of a `std` call on a path.
     pub(crate) fn io(op: &'static str, path: impl Into<PathBuf>, error: &std::io::Error) -> Self {
         Self::at(op, path, Errno::from_raw(error.raw_os_error().unwrap_or(0)))
     }
