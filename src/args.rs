@@ -1,1 +1,398 @@
-//! The daemon's command line.
+//! The daemon's command line: the one place that knows clap, and the one place that decides whether settings make sense.
+//!
+//! Parsing and resolving are two steps: [`Args`] is what was written, [`Config`] is what it means. Option names, short
+//! forms and environment variables are those that clients of the 1.x contract pass (control-api 2.1).
+
+use std::{
+    ffi::OsString,
+    io,
+    net::IpAddr,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::{
+    Parser, Subcommand,
+    builder::{OsStringValueParser, PossibleValuesParser, RangedU64ValueParser, TypedValueParser},
+};
+use nix::unistd::{AccessFlags, access};
+
+use crate::{
+    config::{self, Config, LogDriver, LogLevel},
+    version::Detail,
+};
+
+mod pause;
+
+pub use pause::Pause;
+
+/// A year: no sensible limit is longer, and adding it to a clock cannot overflow.
+const MAX_SECONDS: u64 = 365 * 24 * 60 * 60;
+
+/// The mode of a runtime directory that we make: clients of other users may see it, the socket in it keeps them out.
+const RUNTIME_DIR_MODE: u32 = 0o755;
+/// The mode of a runtime root that we make: the one that OCI runtimes give it.
+const RUNTIME_ROOT_MODE: u32 = 0o700;
+
+const ABOUT: &str = "The container monitor of one pod";
+
+const LONG_ABOUT: &str = "\
+The container monitor of one pod: starts its containers through an OCI runtime, owns
+their stdio, logs and exit codes, and serves exec and attach itself. A CRI
+runtime such as CRI-O starts one per pod and drives it over the control socket
+<RUNTIME_DIR>/conmon.sock.
+
+Without --skip-fork it goes to the background: when the command returns with 0, the
+control socket listens and <RUNTIME_DIR>/pidfile holds the daemon's pid. SIGTERM or
+SIGINT ends the daemon and all its containers.";
+
+const AFTER_LONG_HELP: &str = "\
+Every option can be given by the environment variable named beside it; the command line
+wins. Times are whole seconds.
+
+Exit codes: 0 the daemon is ready, or has shut down; 1 it could not start; 2 the command
+line is wrong.
+
+Example:
+  holdfast --runtime /usr/bin/runc --runtime-dir /run/pods/web --log-driver stdout --skip-fork";
+
+/// The command line as written.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast", bin_name = "holdfast", about = ABOUT, long_about = LONG_ABOUT)]
+#[command(after_long_help = AFTER_LONG_HELP)]
+pub struct Args {
+    /// Print the version and exit; "full" adds the tree of dependencies
+    #[arg(short = 'v', long, env = "CONMON_VERSION", hide_env_values = true)]
+    #[arg(value_name = "DETAIL", num_args = 0..=1, default_missing_value = "default", value_parser = detail())]
+    pub version: Option<Detail>,
+
+    /// Print the version as one line of JSON and exit
+    #[arg(short = 'j', long, visible_alias = "vj", env = "CONMON_VERSION_JSON", hide_env_values = true)]
+    #[arg(value_name = "DETAIL", num_args = 0..=1, default_missing_value = "default", value_parser = detail())]
+    pub version_json: Option<Detail>,
+
+    /// How much the daemon's own log says
+    #[arg(short, long, env = "CONMON_LOG_LEVEL", hide_env_values = true, value_name = "LEVEL")]
+    #[arg(default_value_t, value_parser = log_level())]
+    pub log_level: LogLevel,
+
+    /// Where the daemon's own log goes
+    #[arg(short = 'd', long, env = "CONMON_LOG_DRIVER", hide_env_values = true, value_name = "DRIVER")]
+    #[arg(default_value_t, value_parser = log_driver())]
+    pub log_driver: LogDriver,
+
+    /// The OCI runtime binary, e.g. /usr/bin/runc (required; $PATH is not searched)
+    #[arg(short, long, env = "CONMON_RUNTIME", hide_env_values = true, value_name = "PATH")]
+    #[arg(value_parser = path())]
+    pub runtime: Option<PathBuf>,
+
+    /// The directory for the control socket and the pidfile (required; made if missing)
+    #[arg(long, env = "CONMON_RUNTIME_DIR", hide_env_values = true, value_name = "DIR")]
+    #[arg(value_parser = path())]
+    pub runtime_dir: Option<PathBuf>,
+
+    /// The OCI runtime's state directory, passed to it as --root (made if missing)
+    #[arg(long, env = "CONMON_RUNTIME_ROOT", hide_env_values = true, value_name = "DIR")]
+    #[arg(value_parser = path())]
+    pub runtime_root: Option<PathBuf>,
+
+    /// Stay in the foreground and write no pidfile
+    #[arg(long, env = "CONMON_SKIP_FORK", hide_env_values = true)]
+    pub skip_fork: bool,
+
+    /// Ask for OTLP tracing (accepted; has no effect in builds without an exporter)
+    #[arg(short, long, env = "CONMON_ENABLE_TRACING", hide_env_values = true)]
+    pub enable_tracing: bool,
+
+    /// The OTLP endpoint for --enable-tracing
+    #[arg(short, long, env = "CONMON_TRACING_ENDPOINT", hide_env_values = true, value_name = "URL")]
+    #[arg(default_value = "http://127.0.0.1:4317")]
+    pub tracing_endpoint: String,
+
+    /// The address on which exec and attach are served; the port is chosen by the kernel
+    #[arg(long, env = "HOLDFAST_STREAM_ADDRESS", hide_env_values = true, hide_short_help = true)]
+    #[arg(value_name = "IP", default_value_t = config::STREAM_ADDRESS)]
+    pub stream_address: IpAddr,
+
+    /// How long one run of the OCI runtime may take before it is killed
+    #[arg(long, env = "HOLDFAST_RUNTIME_LIMIT", hide_env_values = true, hide_short_help = true)]
+    #[arg(value_name = "SECONDS", default_value_t = config::RUNTIME_LIMIT.as_secs(), value_parser = seconds(1))]
+    pub runtime_limit: u64,
+
+    /// How long a log write that does not return may hold up its container before output is dropped and counted
+    #[arg(long, env = "HOLDFAST_LOG_STALL", hide_env_values = true, hide_short_help = true)]
+    #[arg(value_name = "SECONDS", default_value_t = config::LOG_STALL.as_secs(), value_parser = seconds(1))]
+    pub log_stall: u64,
+
+    /// How long the shutdown may take, with everything in it; clients usually wait 10 seconds
+    #[arg(long, env = "HOLDFAST_SHUTDOWN_TIMEOUT", hide_env_values = true, hide_short_help = true)]
+    #[arg(value_name = "SECONDS", default_value_t = config::SHUTDOWN_TIMEOUT.as_secs(), value_parser = seconds(1))]
+    pub shutdown_timeout: u64,
+
+    /// After how long without data an exec or attach session ends; 0 means never
+    #[arg(long, env = "HOLDFAST_IDLE_TIMEOUT", hide_env_values = true, hide_short_help = true)]
+    #[arg(value_name = "SECONDS", default_value_t = config::IDLE_TIMEOUT.as_secs(), value_parser = seconds(0))]
+    pub idle_timeout: u64,
+
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What the binary can do besides serving.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Hold namespaces open for a pod (internal: only the daemon starts this)
+    Pause(Pause),
+}
+
+/// Why a command line that clap accepts makes no daemon. `Display` tells one level; the rest is in the source.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A required option is missing or blank.
+    #[error("--{0} is not set: give it, or set {1}")]
+    NotSet(&'static str, &'static str),
+    /// A path cannot be looked at.
+    #[error("--{0} {path} cannot be used", path = .1.display())]
+    Unusable(&'static str, PathBuf, #[source] io::Error),
+    /// The runtime is a directory, a socket, ….
+    #[error("--runtime {path} is not a regular file: name the OCI runtime's binary", path = .0.display())]
+    NotFile(PathBuf),
+    /// A directory is missing and cannot be made.
+    #[error("--{0} {path} cannot be created", path = .1.display())]
+    Create(&'static str, PathBuf, #[source] io::Error),
+    /// Something else is where a directory should be.
+    #[error("--{0} {path} is not a directory", path = .1.display())]
+    NotDirectory(&'static str, PathBuf),
+}
+
+impl Args {
+    /// Parses a command line (its first word is the program) and the environment. Touches nothing.
+    ///
+    /// # Errors
+    /// clap's: usage errors, but also `--help`. Its `print` and `exit_code` say what to do with it.
+    pub fn parse_words(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::try_parse_from(words)
+    }
+
+    /// Turns what was written into what it means: checks the runtime, makes missing directories, makes paths absolute
+    /// (a daemon's working directory is `/`).
+    ///
+    /// # Errors
+    /// The first setting that cannot work, in the order of control-api 2.1.
+    pub fn resolve(self) -> Result<Config, ConfigError> {
+        let runtime = required(self.runtime, "runtime", "CONMON_RUNTIME")?;
+        let runtime_dir = required(self.runtime_dir, "runtime-dir", "CONMON_RUNTIME_DIR")?;
+        check_runtime(&runtime)?;
+        ensure_directory("runtime-dir", &runtime_dir, RUNTIME_DIR_MODE)?;
+        let runtime_root = match self.runtime_root.filter(|path| !is_blank(path)) {
+            Some(path) => {
+                let path = absolute("runtime-root", path)?;
+                ensure_directory("runtime-root", &path, RUNTIME_ROOT_MODE)?;
+                Some(path)
+            }
+            None => None,
+        };
+        Ok(Config {
+            runtime_root,
+            log_level: self.log_level,
+            log_driver: self.log_driver,
+            skip_fork: self.skip_fork,
+            tracing: self.enable_tracing.then_some(self.tracing_endpoint),
+            stream_address: self.stream_address,
+            runtime_limit: Duration::from_secs(self.runtime_limit),
+            log_stall: Duration::from_secs(self.log_stall),
+            shutdown_timeout: Duration::from_secs(self.shutdown_timeout),
+            idle_timeout: Duration::from_secs(self.idle_timeout),
+            ..Config::new(runtime, runtime_dir)
+        })
+    }
+}
+
+fn required(path: Option<PathBuf>, option: &'static str, variable: &'static str) -> Result<PathBuf, ConfigError> {
+    let path = path.filter(|path| !is_blank(path)).ok_or(ConfigError::NotSet(option, variable))?;
+    absolute(option, path)
+}
+
+/// Older clients write one space for "not set".
+fn is_blank(path: &Path) -> bool {
+    path.to_str().is_some_and(|text| text.trim().is_empty())
+}
+
+/// An absolute path stays as it was written: the runtime sees it as its `argv[0]`.
+fn absolute(option: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    std::path::absolute(&path).map_err(|error| ConfigError::Unusable(option, path, error))
+}
+
+fn check_runtime(runtime: &Path) -> Result<(), ConfigError> {
+    let unusable = |error: io::Error| ConfigError::Unusable("runtime", runtime.to_owned(), error);
+    let metadata = runtime.metadata().map_err(unusable)?;
+    if !metadata.is_file() {
+        return Err(ConfigError::NotFile(runtime.to_owned()));
+    }
+    access(runtime, AccessFlags::X_OK).map_err(|errno| unusable(errno.into()))
+}
+
+fn ensure_directory(option: &'static str, path: &Path, mode: u32) -> Result<(), ConfigError> {
+    match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(ConfigError::NotDirectory(option, path.to_owned())),
+        Err(_) => {
+            let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+            made.map_err(|error| ConfigError::Create(option, path.to_owned(), error))
+        }
+    }
+}
+
+fn detail() -> impl TypedValueParser<Value = Detail> {
+    PossibleValuesParser::new(["default", "full"]).map(|name| match name.as_str() {
+        "full" => Detail::Full,
+        _ => Detail::Default,
+    })
+}
+
+/// clap's own parser of paths refuses an empty one; here that means "not set", as in an environment file.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
+fn log_level() -> impl TypedValueParser<Value = LogLevel> {
+    PossibleValuesParser::new(LogLevel::NAMES).try_map(|name| name.parse::<LogLevel>())
+}
+
+fn log_driver() -> impl TypedValueParser<Value = LogDriver> {
+    PossibleValuesParser::new(LogDriver::NAMES).try_map(|name| name.parse::<LogDriver>())
+}
+
+fn seconds(least: u64) -> RangedU64ValueParser {
+    clap::value_parser!(u64).range(least..=MAX_SECONDS)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{error::Error as _, fs, os::unix::fs::PermissionsExt as _};
+
+    use clap::{CommandFactory as _, error::ErrorKind};
+
+    use super::*;
+
+    pub(super) fn parse(words: &[&str]) -> Result<Args, clap::Error> {
+        Args::parse_words(std::iter::once("conmonrs").chain(words.iter().copied()).map(OsString::from))
+    }
+
+    fn resolve(words: &[&str]) -> Result<Config, ConfigError> {
+        parse(words).unwrap().resolve()
+    }
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_form_of_the_version_options_is_taken() {
+        let cases: [(&[&str], _, _); 9] = [
+            (&["--version"], Some(Detail::Default), None),
+            (&["-v"], Some(Detail::Default), None),
+            (&["--version", "full"], Some(Detail::Full), None),
+            (&["--version=full"], Some(Detail::Full), None),
+            (&["-vfull"], Some(Detail::Full), None),
+            (&["--version-json"], None, Some(Detail::Default)),
+            (&["--vj=full"], None, Some(Detail::Full)),
+            (&["-j", "full"], None, Some(Detail::Full)),
+            (&["-v", "-jfull"], Some(Detail::Default), Some(Detail::Full)),
+        ];
+        for (words, version, json) in cases {
+            let args = parse(words).unwrap();
+            assert_eq!((args.version, args.version_json), (version, json), "{words:?}");
+        }
+        assert_eq!(parse(&["--version=short"]).unwrap_err().kind(), ErrorKind::InvalidValue);
+    }
+
+    #[test]
+    fn the_words_of_the_usual_client_are_taken() {
+        let words = "--runtime /r --runtime-dir /d --runtime-root /s --log-level debug --log-driver stdout \
+                     --enable-tracing --tracing-endpoint http://h:1";
+        let args = parse(&words.split_whitespace().collect::<Vec<_>>()).unwrap();
+        assert_eq!((args.log_level, args.log_driver), (LogLevel::Debug, LogDriver::Stdout));
+        assert_eq!((args.enable_tracing, args.tracing_endpoint.as_str()), (true, "http://h:1"));
+        let short = parse(&["-r", "/r", "-l", "off", "-d", "none", "-e", "-t", "x"]).unwrap();
+        assert_eq!((short.log_level, short.log_driver, short.skip_fork), (LogLevel::Off, LogDriver::None, false));
+    }
+
+    #[test]
+    fn an_unknown_option_is_reported_in_the_words_that_clients_match() {
+        let error = parse(&["--version-json", "--nonsense"]).unwrap_err();
+        assert!(error.to_string().contains("error: unexpected argument"), "{error}");
+        assert_eq!(error.exit_code(), 2);
+        for words in [["--log-level", "INFO"], ["--runtime-limit", "0"], ["--idle-timeout", "31536001"]] {
+            assert_eq!(parse(&words).unwrap_err().exit_code(), 2, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn the_short_help_is_short_and_the_long_one_names_every_setting() {
+        let text = |word| parse(&[word]).unwrap_err().to_string();
+        let (short, long) = (text("-h"), text("--help"));
+        assert!(short.contains("Usage: holdfast [OPTIONS]") && !short.contains("--runtime-limit"), "{short}");
+        for word in ["HOLDFAST_RUNTIME_LIMIT", "--idle-timeout", "CONMON_LOG_DRIVER", "[default: 240]", "Exit codes"] {
+            assert!(long.contains(word), "{word} is missing in {long}");
+        }
+    }
+
+    #[test]
+    fn required_settings_are_asked_for_in_order_and_a_space_is_no_value() {
+        let text = |words: &[&str]| resolve(words).unwrap_err().to_string();
+        assert_eq!(text(&[]), "--runtime is not set: give it, or set CONMON_RUNTIME");
+        assert_eq!(text(&["--runtime", " ", "--runtime-dir", ""]), text(&[]));
+        assert_eq!(text(&["--runtime", "/x"]), "--runtime-dir is not set: give it, or set CONMON_RUNTIME_DIR");
+    }
+
+    #[test]
+    fn a_runtime_must_be_a_file_that_can_be_executed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let error = |runtime: &str| resolve(&["-r", runtime, "--runtime-dir", &path("run")]).unwrap_err();
+        let missing = error(&path("none"));
+        assert!(missing.source().unwrap().to_string().contains("No such file"), "{missing:?}");
+        assert!(error(&path("")).to_string().contains("is not a regular file"));
+        fs::write(path("plain"), "").unwrap();
+        assert!(error(&path("plain")).source().unwrap().to_string().contains("Permission denied"));
+        assert!(!dir.path().join("run").exists(), "nothing is made before the runtime was found good");
+    }
+
+    #[test]
+    fn directories_are_made_and_what_is_no_directory_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let run = |name: &str, root: &str| resolve(&["-r", "/bin/sh", "--runtime-dir", name, "--runtime-root", root]);
+        let config = run(&path("a/b"), &path("c/d")).unwrap();
+        assert!(config.runtime_dir.is_dir());
+        let root = config.runtime_root.unwrap();
+        assert_eq!(fs::metadata(root).unwrap().permissions().mode() & 0o777, RUNTIME_ROOT_MODE);
+        assert_eq!(run(&path("a"), " ").unwrap().runtime_root, None);
+        fs::write(path("file"), "").unwrap();
+        let text = |result: Result<Config, ConfigError>| result.unwrap_err().to_string();
+        assert_eq!(text(run(&path("file"), " ")), format!("--runtime-dir {} is not a directory", path("file")));
+        assert_eq!(text(run(&path("a"), &path("file"))), format!("--runtime-root {} is not a directory", path("file")));
+        assert!(text(run(&path("file/under"), " ")).ends_with("file/under cannot be created"));
+    }
+
+    #[test]
+    fn relative_paths_become_absolute_and_settings_arrive() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let relative = Path::new(dir.path().file_name().unwrap());
+        let words = ["-r", "/bin//sh", "--stream-address", "::1", "--idle-timeout", "0", "--log-stall", "7"];
+        let mut args = parse(&words).unwrap();
+        args.runtime_dir = Some(relative.to_owned());
+        let config = args.resolve().unwrap();
+        assert_eq!(config.runtime_dir, std::env::current_dir().unwrap().join(relative));
+        assert_eq!(config.runtime, Path::new("/bin//sh"), "argv[0] stays as written");
+        assert_eq!((config.idle_timeout, config.log_stall), (Duration::ZERO, Duration::from_secs(7)));
+        assert_eq!((config.stream_address.to_string(), config.tracing), ("::1".to_owned(), None));
+    }
+}
