@@ -2,4 +2,5 @@
 
 pub(crate) mod blocking;
 pub(crate) mod fd;
+pub(crate) mod queue;
 pub(crate) mod task;

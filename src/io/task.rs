@@ -43,16 +43,6 @@ impl Scope {
         self.cancel.cancel();
     }
 
-    /// Resolves when the scope was cancelled.
-    pub(crate) async fn cancelled(&self) {
-        self.cancel.cancelled().await;
-    }
-
-    /// The number of tasks that have not ended.
-    pub(crate) fn len(&self) -> usize {
-        self.tasks.len()
-    }
-
     /// Waits until every task has ended. Tasks may still be added meanwhile; they are waited for too.
     pub(crate) async fn join(&self) {
         self.tasks.close();
