@@ -1,1 +1,141 @@
 //! Log drivers of a container.
+//!
+//! The pump appends what the container writes to its [`Log`]; each driver encodes it, batches it and writes it in the
+//! blocking pool ([`writer`]). What waits, and what happens when a write fails or does not return, is decided in
+//! [`queue`]; the system calls are in [`mod@file`].
+
+mod file;
+mod queue;
+mod writer;
+
+use std::{
+    num::NonZeroU64,
+    ops::Add,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::future::join_all;
+
+use crate::{
+    format::Tally,
+    io::{
+        blocking::{Blocking, BlockingError},
+        task::Scope,
+    },
+    model::Chunk,
+    sys::SysError,
+};
+
+pub(crate) use self::writer::LogWriter;
+
+/// What a log file is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LogConfig {
+    /// Where it is: a file to make or to append to, a FIFO or a device.
+    pub(crate) path: PathBuf,
+    /// The size in bytes that no record may pass: before it would, a new file takes the old one's place.
+    pub(crate) max_size: Option<NonZeroU64>,
+    /// How long a write may take before the container is no longer held up and its output is dropped instead.
+    pub(crate) stall: Duration,
+}
+
+/// What became of all that a container wrote. With several drivers, the sum over them.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LogTotals {
+    /// What is in the log.
+    pub(crate) written: Tally,
+    /// What is not, or is not known to be.
+    pub(crate) lost: Tally,
+    /// Records written beyond the size limit because no new file could be made.
+    pub(crate) failed_rotations: u64,
+}
+
+impl Add for LogTotals {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self {
+            written: self.written + other.written,
+            lost: self.lost + other.lost,
+            failed_rotations: self.failed_rotations + other.failed_rotations,
+        }
+    }
+}
+
+/// A log could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LogError {
+    /// The system call failed.
+    #[error(transparent)]
+    Open(#[from] SysError),
+    /// The file system does not answer.
+    #[error(transparent)]
+    Blocking(#[from] BlockingError),
+    /// Reopening means that all earlier records are in the old file, and they are not.
+    #[error("log {} is not writable, so it was not reopened: {cause}", path.display())]
+    Failing {
+        /// The log.
+        path: PathBuf,
+        /// Why its records cannot be written.
+        cause: &'static str,
+    },
+    /// The container's output has ended.
+    #[error("log {} is closed", path.display())]
+    Closed {
+        /// The log.
+        path: PathBuf,
+    },
+}
+
+/// The log drivers of one container; none is allowed. A driver that fails does not disturb the others.
+#[derive(Debug, Default)]
+pub(crate) struct Log {
+    drivers: Vec<LogWriter>,
+}
+
+impl Log {
+    /// Opens all logs.
+    ///
+    /// # Errors
+    /// The first that could not be opened. The others are closed again.
+    pub(crate) async fn open(scope: &Scope, blocking: &Blocking, configs: Vec<LogConfig>) -> Result<Self, LogError> {
+        let mut drivers = Vec::with_capacity(configs.len());
+        for config in configs {
+            drivers.push(LogWriter::open(scope, blocking, config).await?);
+        }
+        Ok(Self { drivers })
+    }
+
+    /// Takes what was read from the container at `now`. Never fails and never waits: ask [`Log::has_room`] first.
+    pub(crate) fn append(&self, now: SystemTime, chunk: &Chunk) {
+        for driver in &self.drivers {
+            driver.append(now, chunk);
+        }
+    }
+
+    /// False while the pump should not read: a driver is behind. Never for long, see [`LogConfig::stall`].
+    pub(crate) fn has_room(&self) -> bool {
+        self.drivers.iter().all(LogWriter::has_room)
+    }
+
+    /// Resolves when [`Log::has_room`].
+    pub(crate) async fn room(&self) {
+        while let Some(full) = self.drivers.iter().find(|driver| !driver.has_room()) {
+            full.room().await;
+        }
+    }
+
+    /// Opens all paths anew. See [`LogWriter::reopen`].
+    ///
+    /// # Errors
+    /// The first error, after all drivers had their turn.
+    pub(crate) async fn reopen(&self) -> Result<(), LogError> {
+        join_all(self.drivers.iter().map(LogWriter::reopen)).await.into_iter().collect()
+    }
+
+    /// Writes what is left and closes the logs. See [`LogWriter::finish`].
+    pub(crate) async fn finish(&self, deadline: Duration) -> LogTotals {
+        let totals = join_all(self.drivers.iter().map(|driver| driver.finish(deadline))).await;
+        totals.into_iter().fold(LogTotals::default(), LogTotals::add)
+    }
+}

@@ -1,0 +1,282 @@
+use std::{
+    fs,
+    io::Read as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::mpsc,
+};
+
+use bytes::Bytes;
+use nix::{sys::stat::Mode, unistd::mkfifo};
+use tempfile::TempDir;
+use tokio::time::advance;
+
+use super::*;
+use crate::{config::LOG_STALL, log::Log, model::StdStream};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+struct Rig {
+    dir: TempDir,
+    scope: Scope,
+    blocking: Blocking,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), scope: Scope::new(), blocking: Blocking::new() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    async fn open(&self, path: &Path) -> LogWriter {
+        LogWriter::open(&self.scope, &self.blocking, config(path)).await.unwrap()
+    }
+
+    /// Makes the next jobs of the directory wait until the sender is dropped.
+    async fn freeze(&self) -> Vec<mpsc::Sender<()>> {
+        let mut releases = Vec::new();
+        for _ in 0..8 {
+            let ((release, gate), blocking, path) = (mpsc::channel(), self.blocking.clone(), self.path());
+            let job = move || {
+                let _ = gate.recv();
+            };
+            self.scope.spawn(async move { blocking.run_to_end("hang", &path, job).await.unwrap() });
+            releases.push(release);
+        }
+        tokio::task::yield_now().await;
+        releases
+    }
+}
+
+fn config(path: &Path) -> LogConfig {
+    LogConfig { path: path.to_owned(), max_size: None, stall: LOG_STALL }
+}
+
+fn out(log: &LogWriter, bytes: impl Into<Bytes>) {
+    log.append(SystemTime::now(), &Chunk { stream: StdStream::Stdout, bytes: bytes.into() });
+}
+
+/// The records of some files without their times.
+fn lines(paths: &[PathBuf]) -> Vec<String> {
+    let text: String = paths.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    text.lines().map(|line| line[31..].to_owned()).collect()
+}
+
+#[tokio::test(flavor = "local")]
+async fn sixty_thousand_lines_and_then_the_end_are_all_in_the_log() {
+    let rig = Rig::new();
+    let log = rig.open(&rig.path()).await;
+    let text: String = (0..60_000).map(|n| format!("line {n}\n")).collect();
+    for chunk in text.as_bytes().chunks(16 * 1024) {
+        log.room().await;
+        out(&log, chunk.to_vec());
+    }
+    let totals = log.finish(DEADLINE).await;
+    assert_eq!((totals.written.lines, totals.lost.bytes), (60_000, 0));
+    let lines = lines(&[rig.path()]);
+    assert_eq!(lines.len(), 60_000);
+    assert!(lines.iter().enumerate().all(|(n, line)| *line == format!("stdout F line {n}")));
+    rig.scope.join().await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_single_line_is_written_without_waiting_for_more() {
+    let rig = Rig::new();
+    let log = rig.open(&rig.path()).await;
+    out(&log, "hello\n");
+    while log.totals().written.lines == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(lines(&[rig.path()]), ["stdout F hello"]);
+}
+
+#[tokio::test(flavor = "local")]
+async fn reopening_under_load_loses_and_doubles_no_line() {
+    let rig = Rig::new();
+    let log = rig.open(&rig.path()).await;
+    let mut moved = Vec::new();
+    for round in 0..20 {
+        let load = async {
+            for n in 0..500 {
+                log.room().await;
+                out(&log, format!("line {}\n", round * 500 + n));
+                if n % 7 == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        let reopen = async {
+            moved.push(rig.dir.path().join(format!("log.{round}")));
+            fs::rename(rig.path(), &moved[round]).unwrap();
+            log.reopen().await.unwrap();
+        };
+        tokio::join!(load, reopen);
+    }
+    assert_eq!(log.finish(DEADLINE).await.written.lines, 10_000);
+    moved.push(rig.path());
+    let lines = lines(&moved);
+    assert_eq!(lines.len(), 10_000);
+    assert!(lines.iter().enumerate().all(|(n, line)| *line == format!("stdout F line {n}")));
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_reopen_answers_when_earlier_lines_are_in_the_old_file_and_appends_to_an_existing_one() {
+    let rig = Rig::new();
+    let log = rig.open(&rig.path()).await;
+    let old = rig.dir.path().join("old");
+    fs::rename(rig.path(), &old).unwrap();
+    fs::copy(&old, rig.path()).unwrap();
+    fs::write(rig.path(), format!("{} stdout F there\n", "x".repeat(30))).unwrap();
+    out(&log, "before\n");
+    log.reopen().await.unwrap();
+    assert_eq!(lines(std::slice::from_ref(&old)), ["stdout F before"]);
+    out(&log, "after\n");
+    log.finish(DEADLINE).await;
+    assert_eq!(lines(&[rig.path()]), ["stdout F there", "stdout F after"]);
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_reopen_without_the_directory_fails_and_the_old_file_goes_on() {
+    let rig = Rig::new();
+    let (dir, link) = (rig.dir.path().join("dir"), rig.dir.path().join("link"));
+    fs::create_dir(&dir).unwrap();
+    let log = rig.open(&dir.join("log")).await;
+    fs::hard_link(dir.join("log"), &link).unwrap();
+    fs::remove_dir_all(&dir).unwrap();
+    let error = log.reopen().await.unwrap_err().to_string();
+    assert_eq!(error, format!("open log {}: No such file or directory", dir.join("log").display()));
+    out(&log, "still here\n");
+    log.finish(DEADLINE).await;
+    assert_eq!(lines(&[link]), ["stdout F still here"]);
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_log_that_cannot_be_opened_says_so() {
+    let rig = Rig::new();
+    let path = rig.dir.path().join("absent/log");
+    let error = LogWriter::open(&rig.scope, &rig.blocking, config(&path)).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("open log {}: No such file or directory", path.display()));
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_full_disk_holds_up_nobody_and_every_byte_is_counted() {
+    let rig = Rig::new();
+    let log = rig.open(Path::new("/dev/full")).await;
+    for _ in 0..200 {
+        log.room().await;
+        out(&log, b"line\n".repeat(1000));
+    }
+    let error = log.reopen().await.unwrap_err().to_string();
+    assert!(error.ends_with("not reopened: No space left on device"), "{error}");
+    let totals = log.finish(DEADLINE).await;
+    assert_eq!((totals.written.bytes, totals.lost.bytes), (0, 1_000_000));
+    rig.scope.join().await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_full_disk_does_not_disturb_the_other_driver() {
+    let rig = Rig::new();
+    let configs = vec![config(Path::new("/dev/full")), config(&rig.path())];
+    let log = Log::open(&rig.scope, &rig.blocking, configs).await.unwrap();
+    for n in 0..1000 {
+        log.room().await;
+        let bytes = format!("line {n}\n").into();
+        log.append(SystemTime::now(), &Chunk { stream: StdStream::Stderr, bytes });
+    }
+    assert!(log.reopen().await.is_err(), "one of the two could not");
+    let totals = log.finish(Duration::ZERO).await;
+    assert_eq!((totals.written.lines, totals.lost.lines), (1000, 1000));
+    assert_eq!(lines(&[rig.path()]).len(), 1000);
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_fifo_nobody_read_goes_on_with_a_whole_record_and_tells_what_is_missing() {
+    let rig = Rig::new();
+    mkfifo(&rig.path(), Mode::S_IRWXU).unwrap();
+    let log = rig.open(&rig.path()).await;
+    let mut reader = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(rig.path()).unwrap();
+    let (mut text, mut appended) = (Vec::new(), 0);
+    while log.totals().lost.bytes == 0 {
+        log.room().await;
+        out(&log, b"a line of a container\n".repeat(500));
+        appended += 22 * 500;
+    }
+    reader.read_to_end(&mut text).unwrap_err();
+    let totals = log.finish(DEADLINE).await;
+    reader.read_to_end(&mut text).ok();
+    let text = String::from_utf8(text).unwrap();
+    let records: Vec<_> = text.lines().map(|line| &line[31..]).collect();
+    let (told, rest) = records.split_last().unwrap();
+    assert!(rest.iter().all(|record| *record == "stdout F a line of a container"));
+    let (lost, cause) = (totals.lost, "the reader does not keep up");
+    assert_eq!(*told, format!("stderr F [holdfast: lost {} bytes in {} lines: {cause}]", lost.bytes, lost.lines));
+    assert_eq!(totals.written.bytes + lost.bytes, appended);
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_write_that_does_not_return_holds_up_the_container_for_a_limited_time() {
+    let rig = Rig::new();
+    let log = rig.open(&rig.path()).await;
+    let frozen = rig.freeze().await;
+    while log.has_room() {
+        out(&log, b"line\n".repeat(1000));
+        tokio::task::yield_now().await;
+    }
+    advance(LOG_STALL).await;
+    log.room().await;
+    out(&log, "lost\n");
+    assert!(log.totals().lost.bytes >= 5);
+    let error = log.reopen().await.unwrap_err().to_string();
+    assert!(error.ends_with("not reopened: the file system does not answer"), "{error}");
+    drop(frozen);
+    let totals = log.finish(DEADLINE).await;
+    let lines = lines(&[rig.path()]);
+    let (told, rest) = lines.split_last().unwrap();
+    assert!(told.starts_with(&format!("stderr F [holdfast: lost {} bytes", totals.lost.bytes)), "{told}");
+    assert_eq!(rest.len() as u64, totals.written.lines);
+    rig.scope.join().await;
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_reopen_that_gets_no_answer_in_time_leaves_the_old_file_in_use() {
+    let rig = Rig::new();
+    let log = rig.open(&rig.path()).await;
+    let frozen = rig.freeze().await;
+    let mut reopen = Box::pin(log.reopen());
+    tokio::select! {
+        biased;
+        _ = &mut reopen => panic!("it is frozen"),
+        () = tokio::task::yield_now() => {}
+    }
+    let old = rig.dir.path().join("old");
+    fs::rename(rig.path(), &old).unwrap();
+    advance(LOG_STALL).await;
+    assert!(reopen.await.is_err());
+    drop(frozen);
+    out(&log, "in the old file\n");
+    log.finish(DEADLINE).await;
+    assert_eq!(lines(&[old]), ["stdout F in the old file"]);
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn the_end_does_not_wait_for_a_stuck_write_beyond_its_deadline() {
+    let rig = Rig::new();
+    let log = rig.open(&rig.path()).await;
+    let frozen = rig.freeze().await;
+    out(&log, "never written\n");
+    let mut finish = Box::pin(log.finish(DEADLINE));
+    tokio::select! {
+        biased;
+        _ = &mut finish => panic!("it is frozen"),
+        () = tokio::task::yield_now() => {}
+    }
+    advance(DEADLINE).await;
+    assert_eq!(finish.await.lost.bytes, 14);
+    out(&log, "ignored\n");
+    assert_eq!(log.finish(DEADLINE).await.lost.bytes, 14);
+    drop(frozen);
+    rig.scope.join().await;
+}
