@@ -1,1 +1,301 @@
-//! Running the OCI runtime.
+//! Running the OCI runtime. Returns the raw ends of what it started; knows nothing of logs or clients.
+
+pub(crate) mod argv;
+mod capture;
+mod console;
+mod launch;
+
+use std::{
+    cell::Cell,
+    io::Read as _,
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use self::{
+    argv::{CgroupManager, Global},
+    capture::Capture,
+    console::ConsoleSocket,
+    launch::{Plan, Ran},
+};
+use crate::{
+    io::{
+        blocking::{Blocking, BlockingError},
+        fd::Output,
+    },
+    model::{Chunk, ContainerId, ExitStatus, WindowSize},
+    process::{AdoptError, Process, Processes},
+    sys::{SysError, fork::ChildSetup, random::random_hex},
+};
+
+/// How long reading or removing one pidfile may take.
+const PIDFILE_LIMIT: Duration = Duration::from_secs(10);
+/// How long `delete` of a half-made container may take.
+const DELETE_LIMIT: Duration = Duration::from_secs(30);
+const JOURNAL: &str = "/run/systemd/journal/socket";
+
+/// The OCI runtime and all that every call of it needs.
+#[derive(Debug)]
+pub(crate) struct Runtime {
+    pub(crate) path: PathBuf,
+    pub(crate) root: Option<PathBuf>,
+    /// Where pidfiles of execs go.
+    pub(crate) directory: PathBuf,
+    /// The most any call may take (`RUNTIME_LIMIT`).
+    pub(crate) limit: Duration,
+    pub(crate) setup: ChildSetup,
+    pub(crate) processes: Rc<Processes>,
+    pub(crate) blocking: Blocking,
+}
+
+/// What to create.
+#[derive(Debug)]
+pub(crate) struct CreateSpec {
+    pub(crate) id: ContainerId,
+    pub(crate) bundle: PathBuf,
+    pub(crate) terminal: bool,
+    pub(crate) stdin: bool,
+    pub(crate) global_args: Vec<String>,
+    pub(crate) command_args: Vec<String>,
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) cgroup_manager: CgroupManager,
+    /// Given to the runtime from descriptor 3 on; gone after the create.
+    pub(crate) additional_fds: Vec<OwnedFd>,
+}
+
+/// What to run in a container.
+#[derive(Debug)]
+pub(crate) struct ExecSpec {
+    pub(crate) id: ContainerId,
+    /// Not empty.
+    pub(crate) command: Vec<String>,
+    pub(crate) terminal: bool,
+    pub(crate) stdin: bool,
+    /// For the runtime, not the command.
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) cgroup_manager: CgroupManager,
+    pub(crate) purpose: Purpose,
+}
+
+/// Which kind of exec: it names the pidfile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Sync,
+    Streaming,
+}
+
+/// A process the runtime started for us.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) process: Process,
+    pub(crate) output: Output,
+    /// The write end of its standard input pipe.
+    pub(crate) stdin: Option<OwnedFd>,
+    /// What it wrote while the runtime was still running.
+    pub(crate) early: Vec<Chunk>,
+}
+
+/// Why nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LaunchError {
+    /// The runtime refused: its own words.
+    #[error("the runtime ended with {status}{}", said(message))]
+    Runtime { status: ExitStatus, message: String },
+    /// It never ran.
+    #[error(transparent)]
+    NotStarted(SysError),
+    /// It did not end within the limit and was killed.
+    #[error("the runtime did not answer in time and was killed{}", said(message))]
+    TimedOut { message: String },
+    /// It succeeded without sending the terminal it was asked for.
+    #[error("the runtime did not send a terminal over the console socket")]
+    NoTerminal,
+    /// It succeeded, but what it wrote to the pidfile is no number.
+    #[error("the runtime wrote no process number to {0}")]
+    BadPidfile(PathBuf),
+    /// It wrote so much before it ended that output of the process was dropped.
+    #[error("the runtime wrote more than 1 MiB before it ended, so output was lost")]
+    Flooded,
+    #[error("the daemon is shutting down")]
+    Closing,
+    #[error("the pidfile is wrong")]
+    Adopt(#[from] AdoptError),
+    #[error(transparent)]
+    Blocking(#[from] BlockingError),
+    #[error(transparent)]
+    Sys(#[from] SysError),
+}
+
+fn said(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!(": {message}") }
+}
+
+impl Runtime {
+    /// Creates a container. It is *created*, not started: that is the engine's call.
+    pub(crate) async fn create(&self, spec: &mut CreateSpec) -> Result<Started, LaunchError> {
+        let launching = self.processes.launching();
+        let pidfile = spec.bundle.join("pidfile");
+        // One left from before would be believed.
+        self.remove(&pidfile).await?;
+        let console = spec.terminal.then(ConsoleSocket::listen).transpose()?;
+        let socket = console.as_ref().map(ConsoleSocket::path);
+        let global = self.global(spec.cgroup_manager);
+        let argv = global.create(&spec.id, &spec.bundle, &pidfile, socket, &spec.global_args, &spec.command_args);
+        let plan = Plan {
+            program: &self.path,
+            argv,
+            env: &spec.env,
+            stdin: spec.stdin && !spec.terminal,
+            fds: std::mem::take(&mut spec.additional_fds),
+            console: console.as_ref(),
+            size: None,
+            capture: Capture::of_runtime(),
+            deadline: Instant::now() + self.limit,
+        };
+        let made = async {
+            let ran = launch::run(plan, &self.processes, &self.blocking, &self.setup).await?;
+            let process = self.adopt(&pidfile).await?;
+            Ok((ran, process))
+        };
+        let result = made.await;
+        drop(launching);
+        match result {
+            Ok((ran, process)) => {
+                let said = ran.capture.text();
+                if !said.is_empty() {
+                    tracing::debug!(%said, "the runtime spoke while it created the container");
+                }
+                Ok(started(process, ran, Vec::new()))
+            }
+            Err(error) => {
+                // A runtime that says no has cleaned up, and "exists already" must not cost anybody a container. One
+                // that said yes, or was cut short, has made something that nobody will watch.
+                let made_nothing = matches!(
+                    error,
+                    LaunchError::Runtime { status: ExitStatus::Exited(_), .. } | LaunchError::NotStarted(_)
+                );
+                if !made_nothing {
+                    self.delete(&spec.id, spec.cgroup_manager).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts a process in a container, by `deadline` at the latest. A terminal gets the `size` that has been asked for by
+    /// the time it is there.
+    pub(crate) async fn exec(
+        &self,
+        spec: &ExecSpec,
+        size: &Cell<Option<WindowSize>>,
+        deadline: Option<Instant>,
+    ) -> Result<Started, LaunchError> {
+        let _launching = self.processes.launching();
+        let purpose = match spec.purpose {
+            Purpose::Sync => "exec_sync",
+            Purpose::Streaming => "exec_streaming",
+        };
+        let pidfile = self.directory.join(format!("{purpose}{}pid", random_hex()?));
+        let console = spec.terminal.then(ConsoleSocket::listen).transpose()?;
+        let socket = console.as_ref().map(ConsoleSocket::path);
+        let limit = Instant::now() + self.limit;
+        let plan = Plan {
+            program: &self.path,
+            argv: self.global(spec.cgroup_manager).exec(&spec.id, &pidfile, socket, &spec.command),
+            env: &spec.env,
+            stdin: spec.stdin && !spec.terminal,
+            fds: Vec::new(),
+            console: console.as_ref(),
+            size: Some(size),
+            capture: if spec.terminal { Capture::of_runtime() } else { Capture::of_exec() },
+            deadline: deadline.map_or(limit, |d| d.min(limit)),
+        };
+        let result = launch::run(plan, &self.processes, &self.blocking, &self.setup).await;
+        // Also after a failure: a runtime killed late may have started the process already.
+        let process = self.adopt(&pidfile).await;
+        if let Err(error) = self.remove(&pidfile).await {
+            tracing::warn!(%error, "could not remove a pidfile");
+        }
+        match result {
+            Ok(mut ran) => {
+                let process = process?;
+                if ran.terminal.is_none() && ran.capture.lost() {
+                    process.kill_group();
+                    return Err(LaunchError::Flooded);
+                }
+                let capture = std::mem::replace(&mut ran.capture, Capture::of_runtime());
+                let early = if ran.terminal.is_some() { Vec::new() } else { capture.into_chunks() };
+                Ok(started(process, ran, early))
+            }
+            Err(error) => {
+                if let Ok(process) = process {
+                    process.kill_group();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Deletes what a failed create may have left, as far as the runtime knows of it.
+    pub(crate) async fn delete(&self, id: &ContainerId, cgroup_manager: CgroupManager) {
+        let plan = Plan {
+            program: &self.path,
+            argv: self.global(cgroup_manager).delete(id),
+            env: &[],
+            stdin: false,
+            fds: Vec::new(),
+            console: None,
+            size: None,
+            capture: Capture::of_runtime(),
+            deadline: Instant::now() + DELETE_LIMIT.min(self.limit),
+        };
+        if let Err(error) = launch::run(plan, &self.processes, &self.blocking, &self.setup).await {
+            tracing::debug!(container = %id, %error, "could not delete a half-made container");
+        }
+    }
+
+    fn global(&self, cgroup_manager: CgroupManager) -> Global<'_> {
+        let journal = Path::new(JOURNAL).exists();
+        Global { runtime: &self.path, root: self.root.as_deref(), cgroup_manager, journal }
+    }
+
+    /// Takes over the process a pidfile names.
+    async fn adopt(&self, pidfile: &Path) -> Result<Process, LaunchError> {
+        let path = pidfile.to_owned();
+        let text = self.blocking.run("read", pidfile, PIDFILE_LIMIT, move || read_pidfile(&path), drop).await?;
+        let text = text.map_err(|error| SysError::io("read", pidfile, &error))?;
+        let pid = text.trim().parse().ok().filter(|&pid: &u32| pid > 1);
+        let pid = pid.ok_or_else(|| LaunchError::BadPidfile(pidfile.to_owned()))?;
+        Ok(Process::adopt(&self.processes, pid)?)
+    }
+
+    async fn remove(&self, path: &Path) -> Result<(), LaunchError> {
+        let target = path.to_owned();
+        let done = self.blocking.run("remove", path, PIDFILE_LIMIT, move || std::fs::remove_file(target), drop).await?;
+        match done {
+            Err(e) if !matches!(e.kind(), std::io::ErrorKind::NotFound) => Err(SysError::io("remove", path, &e).into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// At most a few bytes, and never stuck on something that is no file: the runtime may have left anything there.
+fn read_pidfile(path: &Path) -> std::io::Result<String> {
+    let file = std::fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let mut bytes = Vec::new();
+    file.take(64).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn started(process: Process, ran: Ran, early: Vec<Chunk>) -> Started {
+    let Ran { stdout, stderr, stdin, terminal, .. } = ran;
+    let output = match terminal {
+        Some(master) => Output::Terminal(master),
+        None => Output::Pipes { stdout, stderr },
+    };
+    Started { process, output, stdin, early }
+}
