@@ -1,1 +1,168 @@
-//! One container.
+//! The containers of a pod and the processes started in them.
+
+mod create;
+mod exec;
+mod exit_file;
+mod finish;
+mod table;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+};
+
+use tokio::sync::watch;
+
+pub(crate) use self::{
+    create::{CreateRequest, LogSpec},
+    exec::Exec,
+    table::ContainerTable,
+};
+use crate::{
+    config::Config,
+    io::{
+        blocking::{Blocking, BlockingError},
+        task::Scope,
+    },
+    log::{Log, LogError},
+    model::{ContainerId, ExitStatus},
+    oci::{LaunchError, Runtime},
+    process::{Process, oom::OomCounter},
+    stdio::{ReadAhead, ResizeError, Stdio},
+    sys::SysError,
+    telemetry::counters::Counters,
+};
+
+/// What the containers of one daemon share.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    pub(crate) config: Rc<Config>,
+    pub(crate) runtime: Runtime,
+    pub(crate) blocking: Blocking,
+    pub(crate) containers: Rc<ContainerTable>,
+    pub(crate) read_ahead: Rc<ReadAhead>,
+    pub(crate) counters: Rc<Counters>,
+    /// Owns every task below, so that none depends on the client that caused it.
+    pub(crate) scope: Scope,
+    execs: RefCell<HashMap<u64, Rc<Process>>>,
+    next_exec: Cell<u64>,
+    closing: Cell<bool>,
+}
+
+/// Why a container could not be made, found or changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("no container {0:?} is known here, or it has exited")]
+    NotFound(ContainerId),
+    #[error("container {0:?} exists already")]
+    Exists(ContainerId),
+    #[error("container {0:?} is still being created")]
+    StillCreating(ContainerId),
+    #[error("the daemon is shutting down")]
+    Closing,
+    #[error("the bundle cannot be read")]
+    Bundle(#[source] SysError),
+    #[error("the log cannot be opened")]
+    Log(#[source] LogError),
+    #[error("the log cannot be reopened")]
+    Reopen(#[source] LogError),
+    #[error("the container could not be created")]
+    Launch(#[source] LaunchError),
+    #[error("the container was created, but its streams could not be set up")]
+    Streams(#[source] SysError),
+    #[error(transparent)]
+    Resize(#[from] ResizeError),
+    #[error(transparent)]
+    Blocking(#[from] BlockingError),
+    /// The task that did the work was cancelled by the shutdown.
+    #[error("the daemon ended before the work was done")]
+    Abandoned,
+}
+
+/// ```text
+/// Live ──init process ended──▶ Exiting ──log and files complete──▶ Exited
+/// ```
+/// *Created* and *running* cannot be told apart here: the engine itself runs the runtime's `start`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Live,
+    Exiting,
+    Exited(ExitStatus),
+}
+
+/// An OCI container created through us.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) id: ContainerId,
+    pub(crate) process: Rc<Process>,
+    pub(crate) stdio: Rc<Stdio>,
+    /// The container's stdin ends when the first attach client's does (the CRI's `stdin_once`).
+    pub(crate) stdin_once: bool,
+    log: Rc<Log>,
+    oom: Option<OomCounter>,
+    state: watch::Sender<State>,
+}
+
+impl Container {
+    /// Closes the log and opens its path anew, as after a rotation by the kubelet. Answers when every earlier line is in the
+    /// old file and the new one is open.
+    pub(crate) async fn reopen_log(&self) -> Result<(), Error> {
+        self.log.reopen().await.map_err(Error::Reopen)
+    }
+
+    /// Resolves with the exit status when everything that belongs to the exit is done.
+    pub(crate) async fn exited(&self) -> ExitStatus {
+        let mut state = self.state.subscribe();
+        loop {
+            if let State::Exited(status) = *state.borrow_and_update() {
+                return status;
+            }
+            if state.changed().await.is_err() {
+                return ExitStatus::Lost;
+            }
+        }
+    }
+}
+
+impl Pod {
+    pub(crate) fn new(config: Rc<Config>, runtime: Runtime, blocking: Blocking, counters: Rc<Counters>) -> Rc<Self> {
+        Rc::new(Self {
+            config,
+            runtime,
+            blocking,
+            containers: Rc::default(),
+            read_ahead: Rc::default(),
+            counters,
+            scope: Scope::new(),
+            execs: RefCell::default(),
+            next_exec: Cell::new(0),
+            closing: Cell::new(false),
+        })
+    }
+
+    /// Refuses new containers and execs from now on.
+    pub(crate) fn close(&self) {
+        self.closing.set(true);
+    }
+
+    /// Kills every container and exec at once.
+    pub(crate) fn kill_all(&self) {
+        for process in self.execs.borrow().values() {
+            process.kill_group();
+        }
+        for container in self.containers.all() {
+            container.process.kill_group();
+        }
+    }
+
+    /// Whether no container and no exec is left, nor a container being created.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.containers.is_empty() && self.execs.borrow().is_empty()
+    }
+
+    /// Pidfiles that an earlier daemon in the same directory left.
+    pub(crate) fn is_stale_pidfile(name: &str) -> bool {
+        (name.starts_with("exec_sync") || name.starts_with("exec_streaming")) && name.ends_with("pid")
+    }
+}

@@ -1,0 +1,151 @@
+//! A further process in a container, with streams of its own and no log.
+
+use std::{cell::Cell, rc::Rc};
+
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use super::Pod;
+use crate::{
+    model::{ExitStatus, WindowSize},
+    oci::{ExecSpec, LaunchError, Started},
+    stdio::{DrainLimits, Stdio},
+};
+
+/// ```text
+/// Starting ──runtime done──▶ Running ──exited and drained──▶ Ended
+///    └──────runtime failed──▶ Failed
+/// ```
+#[derive(Debug, Clone)]
+pub(crate) enum ExecState {
+    Starting,
+    Running,
+    /// All its output has been published.
+    Ended(ExitStatus),
+    Failed(Rc<LaunchError>),
+}
+
+/// A handle on an exec. It runs on when the handle is dropped; it is waited for in every case.
+#[derive(Debug)]
+pub(crate) struct Exec {
+    pub(crate) stdio: Rc<Stdio>,
+    state: watch::Receiver<ExecState>,
+    exit: Rc<Cell<Option<ExitStatus>>>,
+    kill: CancellationToken,
+}
+
+impl Exec {
+    /// Waits for the exit status, which comes after all output has been published.
+    pub(crate) async fn ended(&mut self) -> Result<ExitStatus, Rc<LaunchError>> {
+        loop {
+            match &*self.state.borrow_and_update() {
+                ExecState::Ended(status) => return Ok(*status),
+                ExecState::Failed(error) => return Err(error.clone()),
+                ExecState::Starting | ExecState::Running => {}
+            }
+            if self.state.changed().await.is_err() {
+                // The daemon is ending and has cancelled the task.
+                return Ok(ExitStatus::Lost);
+            }
+        }
+    }
+
+    /// The exit status as soon as the process has ended, which may be before all its output has been read.
+    pub(crate) fn exit_status(&self) -> Option<ExitStatus> {
+        self.exit.get()
+    }
+
+    /// Kills it, now or as soon as it has been started.
+    pub(crate) fn kill(&self) {
+        self.kill.cancel();
+    }
+}
+
+impl Pod {
+    /// Starts a process in a container. The id is not looked up: execSync must work through the runtime also for
+    /// containers of a daemon before this one. Whoever wants output subscribes to the hub before awaiting anything.
+    pub(crate) fn exec(self: &Rc<Self>, spec: ExecSpec, deadline: Option<Instant>) -> Exec {
+        let stdio = Stdio::new(spec.terminal, spec.stdin, self.read_ahead.clone());
+        let (publish, state) = watch::channel(ExecState::Starting);
+        let kill = CancellationToken::new();
+        let exit = Rc::new(Cell::new(None));
+        let exec = Exec { stdio: stdio.clone(), state, exit: exit.clone(), kill: kill.clone() };
+        let span = tracing::info_span!("exec", container = %spec.id);
+        let pod = self.clone();
+        let work = async move {
+            let end = match pod.start_exec(spec, stdio.early_size(), deadline).await {
+                Ok(started) => {
+                    publish.send_replace(ExecState::Running);
+                    ExecState::Ended(pod.watch_exec(started, &stdio, &exit, kill).await)
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "exec failed");
+                    stdio.end();
+                    ExecState::Failed(Rc::new(error))
+                }
+            };
+            publish.send_replace(end);
+        };
+        self.scope.spawn(work.instrument(span));
+        exec
+    }
+
+    async fn start_exec(
+        &self,
+        spec: ExecSpec,
+        size: &Cell<Option<WindowSize>>,
+        deadline: Option<Instant>,
+    ) -> Result<Started, LaunchError> {
+        if self.closing.get() {
+            return Err(LaunchError::Closing);
+        }
+        self.runtime.exec(&spec, size, deadline).await
+    }
+
+    async fn watch_exec(
+        &self,
+        started: Started,
+        stdio: &Rc<Stdio>,
+        exit: &Cell<Option<ExitStatus>>,
+        kill: CancellationToken,
+    ) -> ExitStatus {
+        let limits = DrainLimits { quiet: self.config.drain_quiet, max: self.config.drain_max_exec };
+        let process = Rc::new(started.process);
+        let number = self.next_exec.get();
+        self.next_exec.set(number + 1);
+        self.execs.borrow_mut().insert(number, process.clone());
+        let gone = CancellationToken::new();
+        let ended = async {
+            let status = tokio::select! {
+                status = process.wait() => status,
+                () = kill.cancelled() => {
+                    process.kill_group();
+                    process.wait().await
+                }
+            };
+            exit.set(Some(status));
+            gone.cancel();
+            status
+        };
+        let pump = async {
+            match stdio.connect(started.output, started.stdin, None, limits, &self.scope) {
+                Ok(pump) => {
+                    let drained = pump.run(started.early, gone.cancelled()).await;
+                    if drained.still_held {
+                        tracing::info!("another process still holds the output of the ended exec");
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the streams of an exec could not be set up, so it is killed");
+                    process.kill_group();
+                    stdio.end();
+                }
+            }
+        };
+        let (status, ()) = tokio::join!(ended, pump);
+        self.execs.borrow_mut().remove(&number);
+        tracing::debug!(%status, "exec ended");
+        status
+    }
+}
