@@ -1,1 +1,132 @@
-//! One client doing one thing.
+//! One client doing one thing: exec or attach.
+//!
+//! A session is two halves that run side by side, input and output, never one loop that awaits a write: a client that
+//! sends while it is sent to (`cat`) would lock such a loop up.
+
+pub(crate) mod attach;
+pub(crate) mod client;
+pub(crate) mod exec;
+pub(crate) mod exec_sync;
+pub(crate) mod pending;
+
+use std::{cell::Cell, rc::Rc, time::Duration};
+
+use tokio::time::{Instant, sleep_until};
+
+use self::client::{ClientEvent, ClientReader};
+use crate::stdio::Stdio;
+
+/// The sessions under way. Full: a new client is refused before its token is looked at.
+#[derive(Debug)]
+pub(crate) struct SessionTable {
+    running: Cell<usize>,
+    limit: usize,
+}
+
+impl SessionTable {
+    pub(crate) fn new(limit: usize) -> Rc<Self> {
+        Rc::new(Self { running: Cell::new(0), limit })
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.running.get() >= self.limit
+    }
+
+    /// Counts a session for as long as the guard lives.
+    pub(crate) fn enter(self: &Rc<Self>) -> SessionGuard {
+        self.running.set(self.running.get() + 1);
+        SessionGuard(self.clone())
+    }
+}
+
+/// One running session.
+#[derive(Debug)]
+pub(crate) struct SessionGuard(Rc<SessionTable>);
+
+impl Drop for SessionGuard {
+    fn drop(&mut self) {
+        self.0.running.set(self.0.running.get() - 1);
+    }
+}
+
+/// When data last moved either way; pings do not count.
+#[derive(Debug)]
+struct Activity {
+    last: Cell<Instant>,
+    /// Zero: no limit.
+    limit: Duration,
+}
+
+impl Activity {
+    fn new(limit: Duration) -> Self {
+        Self { last: Cell::new(Instant::now()), limit }
+    }
+
+    fn touch(&self) {
+        self.last.set(Instant::now());
+    }
+
+    /// Resolves when nothing has moved for the limit.
+    async fn idle(&self) {
+        if self.limit.is_zero() {
+            std::future::pending::<()>().await;
+        }
+        loop {
+            let deadline = self.last.get() + self.limit;
+            if deadline <= Instant::now() {
+                return;
+            }
+            sleep_until(deadline).await;
+        }
+    }
+}
+
+/// What the end of a client's input does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AtStdinEnd {
+    /// The process sees the end; the session goes on.
+    HalfClose,
+    /// Nothing: others may still send.
+    Ignore,
+    /// The session is over.
+    Detach,
+}
+
+/// Why the input half ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InputEnd {
+    Gone,
+    Detached,
+}
+
+/// The input half: hands events on until the client is gone or detaches. Waits while the process does not read.
+async fn pass_input(
+    reader: &mut impl ClientReader,
+    stdio: &Stdio,
+    stdin: bool,
+    at_end: AtStdinEnd,
+    activity: &Activity,
+) -> InputEnd {
+    loop {
+        match reader.next().await {
+            ClientEvent::Stdin(bytes) if stdin => {
+                activity.touch();
+                // A process that takes no more input does not end the session: its output and status are still to come.
+                let _ = stdio.stdin().write(bytes).await;
+                activity.touch();
+            }
+            ClientEvent::Stdin(_) => {}
+            ClientEvent::StdinClosed => match at_end {
+                AtStdinEnd::HalfClose if stdin => stdio.stdin().half_close(),
+                AtStdinEnd::Detach if stdin => return InputEnd::Detached,
+                _ => {}
+            },
+            ClientEvent::Resize(size) => {
+                if let Err(error) = stdio.resize(size) {
+                    tracing::trace!(%error, "resize ignored");
+                }
+            }
+            ClientEvent::Gone => return InputEnd::Gone,
+        }
+    }
+}

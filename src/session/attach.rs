@@ -1,0 +1,84 @@
+//! A client that watches a container, and may type into it.
+
+use std::{rc::Weak, time::Duration};
+
+use super::{
+    Activity, AtStdinEnd, InputEnd,
+    client::{ClientReader, ClientWriter, Gone},
+    pass_input,
+};
+use crate::{
+    container::{Container, Pod},
+    model::Outcome,
+    stdio::{Lag, Next, Subscriber, Wants},
+};
+
+/// How long a client that was cut may take to read what it had queued and why it was cut.
+const CUT_LIMIT: Duration = Duration::from_secs(60);
+
+/// Serves one client until the container has exited, the client is gone or detaches. Never touches the container.
+pub(crate) async fn run(
+    pod: &Pod,
+    container: &Weak<Container>,
+    stdin: bool,
+    wants: Wants,
+    reader: &mut impl ClientReader,
+    writer: &mut impl ClientWriter,
+) {
+    let Some(container) = container.upgrade() else {
+        let gone = Outcome::Failed("error attaching to container: the container has exited".to_owned());
+        let _ = writer.finish(&gone).await;
+        return;
+    };
+    let activity = Activity::new(pod.config.idle_timeout);
+    let stdio = container.stdio.clone();
+    let mut output = stdio.subscribe(wants, Lag::Disconnect);
+    let at_end = match (container.stdin_once, stdio.is_terminal()) {
+        (true, false) => AtStdinEnd::HalfClose,
+        (false, false) => AtStdinEnd::Detach,
+        // A terminal has no end of input, only a client that has stopped typing.
+        (_, true) => AtStdinEnd::Ignore,
+    };
+    let input = pass_input(reader, &stdio, stdin, at_end, &activity);
+    let ended = tokio::select! {
+        biased;
+        sent = send_output(pod, &container, &mut output, writer, &activity) => Some(sent),
+        end = input => match end {
+            InputEnd::Gone => None,
+            InputEnd::Detached => Some(Ok(Outcome::Exited(0))),
+        },
+        () = activity.idle() => Some(Ok(Outcome::Failed("session idle for too long".to_owned()))),
+    };
+    if let Some(Ok(outcome)) = ended {
+        let _ = tokio::time::timeout(CUT_LIMIT, writer.finish(&outcome)).await;
+    }
+}
+
+/// The output half: returns how the session ends.
+async fn send_output(
+    pod: &Pod,
+    container: &Container,
+    output: &mut Subscriber,
+    writer: &mut impl ClientWriter,
+    activity: &Activity,
+) -> Result<Outcome, Gone> {
+    loop {
+        match output.next().await {
+            Next::Chunk(chunk) => {
+                writer.write(chunk).await?;
+                activity.touch();
+            }
+            // Attach carries no exit code: the container's is its exit file's.
+            Next::End => {
+                // Whoever sees the end of the session may rely on the log and the exit file.
+                container.exited().await;
+                return Ok(Outcome::Exited(0));
+            }
+            Next::Cut { missed } => {
+                pod.counters.attach_cut_bytes.add(missed);
+                tracing::warn!(missed, "attach client too slow: cut");
+                return Ok(Outcome::Failed(format!("attach client too slow: {missed} bytes not delivered")));
+            }
+        }
+    }
+}

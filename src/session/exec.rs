@@ -1,0 +1,72 @@
+//! An exec with a streaming client.
+
+use std::rc::Rc;
+
+use super::{
+    Activity, AtStdinEnd,
+    client::{ClientReader, ClientWriter, Gone},
+    pass_input,
+};
+use crate::{
+    container::{Exec, Pod},
+    model::{ExitStatus, Outcome, one_line, trimmed},
+    oci::ExecSpec,
+    stdio::{Lag, Next, Subscriber, Wants},
+};
+
+/// The longest reason in a status, in bytes: it stands there twice, perhaps escaped, and a status must be one message that
+/// every client takes.
+const REASON_LIMIT: usize = 2048;
+
+/// Runs the process and serves its client until the status has been sent or the client is gone.
+pub(crate) async fn run(
+    pod: &Rc<Pod>,
+    spec: ExecSpec,
+    wants: Wants,
+    reader: &mut impl ClientReader,
+    writer: &mut impl ClientWriter,
+) {
+    let stdin = spec.stdin;
+    let activity = Activity::new(pod.config.idle_timeout);
+    let mut exec = pod.exec(spec, None);
+    let stdio = exec.stdio.clone();
+    // Before anything is awaited: the process does not exist yet, so nothing can be missed.
+    let mut output = stdio.subscribe(wants, Lag::Wait);
+    let gone = tokio::select! {
+        biased;
+        sent = send_output(&mut exec, &mut output, writer, &activity) => sent.is_err(),
+        _ = pass_input(reader, &stdio, stdin, AtStdinEnd::HalfClose, &activity) => true,
+        () = activity.idle() => {
+            tracing::info!(limit = ?pod.config.idle_timeout, "session idle for too long");
+            let _ = writer.finish(&Outcome::Failed("session idle for too long".to_owned())).await;
+            true
+        }
+    };
+    if gone {
+        tracing::debug!("the client of an exec is gone");
+        stdio.abandon();
+    }
+}
+
+/// The output half: all output, then the status.
+async fn send_output(
+    exec: &mut Exec,
+    output: &mut Subscriber,
+    writer: &mut impl ClientWriter,
+    activity: &Activity,
+) -> Result<(), Gone> {
+    while let Next::Chunk(chunk) = output.next().await {
+        writer.write(chunk).await?;
+        activity.touch();
+    }
+    let outcome = match exec.ended().await {
+        Ok(ExitStatus::Exited(code)) => Outcome::Exited(code),
+        Ok(status @ ExitStatus::Signaled(_)) => Outcome::Exited(u8::try_from(status.code()).unwrap_or(u8::MAX)),
+        Ok(ExitStatus::Lost) => Outcome::Failed("the exit status of the command is not known".to_owned()),
+        Err(error) => {
+            let reason = trimmed(one_line(&*error), REASON_LIMIT);
+            Outcome::Failed(format!("error executing command in container: {reason}"))
+        }
+    };
+    writer.finish(&outcome).await
+}

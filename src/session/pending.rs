@@ -1,0 +1,174 @@
+//! Streaming requests that wait for their client: plain data, no descriptor, no task.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    rc::Rc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    container::Container, oci::ExecSpec, proto::remotecommand::StreamKind, stdio::Wants, telemetry::counters::Counters,
+};
+
+/// The secret in a session's URL: 128 random bits as hexadecimal digits, good for one connection.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Token(String);
+
+impl Token {
+    pub(crate) fn new(secret: String) -> Self {
+        Self(secret)
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Whoever reads a log must not be able to use it.
+        f.write_str("Token(…)")
+    }
+}
+
+/// What the client of a URL will get.
+#[derive(Debug)]
+pub(crate) enum Request {
+    Exec { spec: ExecSpec, wants: Wants },
+    Attach { container: std::rc::Weak<Container>, stdin: bool, wants: Wants },
+}
+
+impl Request {
+    fn kind(&self) -> StreamKind {
+        match self {
+            Self::Exec { .. } => StreamKind::Exec,
+            Self::Attach { .. } => StreamKind::Attach,
+        }
+    }
+}
+
+/// The requests waiting, oldest first. Full: the oldest is dropped and counted, because a refused call would cost the
+/// caller its whole control connection.
+#[derive(Debug)]
+pub(crate) struct PendingRequests {
+    requests: HashMap<Token, Request>,
+    /// In order of age; a claimed token stays until its time is over.
+    ages: VecDeque<(Instant, Token)>,
+    limit: usize,
+    lifetime: Duration,
+    counters: Rc<Counters>,
+}
+
+impl PendingRequests {
+    pub(crate) fn new(limit: usize, lifetime: Duration, counters: Rc<Counters>) -> Self {
+        Self { requests: HashMap::new(), ages: VecDeque::new(), limit, lifetime, counters }
+    }
+
+    /// Stores a request under its token.
+    pub(crate) fn insert(&mut self, now: Instant, token: Token, request: Request) {
+        self.expire(now);
+        while self.requests.len() >= self.limit.max(1) {
+            let Some((_, oldest)) = self.ages.pop_front() else { break };
+            if self.requests.remove(&oldest).is_some() {
+                self.counters.pending_evicted.increment();
+                tracing::warn!(
+                    limit = self.limit,
+                    "too many streaming requests wait for their client: the oldest was dropped"
+                );
+            }
+        }
+        self.ages.push_back((now, token.clone()));
+        self.requests.insert(token, request);
+    }
+
+    /// Takes the request of a token. `None` for one that is unknown, used, expired or of another kind; only its own kind
+    /// uses it up.
+    pub(crate) fn claim(&mut self, now: Instant, kind: StreamKind, token: &str) -> Option<Request> {
+        self.expire(now);
+        let token = Token::new(token.to_owned());
+        if self.requests.get(&token)?.kind() != kind {
+            return None;
+        }
+        self.requests.remove(&token)
+    }
+
+    /// Forgets what is too old.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        while let Some((born, token)) = self.ages.front() {
+            if self.requests.contains_key(token) && now.duration_since(*born) < self.lifetime {
+                break;
+            }
+            self.requests.remove(token);
+            self.ages.pop_front();
+        }
+    }
+
+    /// When [`PendingRequests::expire`] will have something to do.
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        self.ages.front().map(|(born, _)| *born + self.lifetime)
+    }
+
+    /// Drops everything that waits.
+    pub(crate) fn clear(&mut self) {
+        self.requests.clear();
+        self.ages.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIFETIME: Duration = Duration::from_secs(60);
+
+    fn request() -> Request {
+        let wants = Wants { stdout: true, stderr: false };
+        Request::Attach { container: std::rc::Weak::new(), stdin: false, wants }
+    }
+
+    fn token(n: usize) -> Token {
+        Token::new(format!("token-{n}"))
+    }
+
+    #[test]
+    fn a_token_works_once_and_only_for_its_own_kind() {
+        let (mut pending, now) = (PendingRequests::new(10, LIFETIME, Rc::default()), Instant::now());
+        pending.insert(now, token(1), request());
+        assert!(pending.claim(now, StreamKind::Exec, "token-1").is_none());
+        assert!(pending.claim(now, StreamKind::Attach, "token-1").is_some());
+        assert!(pending.claim(now, StreamKind::Attach, "token-1").is_none());
+        assert!(pending.claim(now, StreamKind::Attach, "guessed").is_none());
+    }
+
+    #[test]
+    fn a_token_expires_after_its_lifetime() {
+        let (mut pending, now) = (PendingRequests::new(10, LIFETIME, Rc::default()), Instant::now());
+        pending.insert(now, token(1), request());
+        assert_eq!(pending.next_expiry(), Some(now + LIFETIME));
+        assert!(pending.claim(now + LIFETIME, StreamKind::Attach, "token-1").is_none());
+        assert_eq!(pending.next_expiry(), None);
+    }
+
+    #[test]
+    fn beyond_the_limit_the_oldest_is_dropped() {
+        let (mut pending, now) = (PendingRequests::new(1000, LIFETIME, Rc::default()), Instant::now());
+        for n in 0..1001 {
+            pending.insert(now, token(n), request());
+        }
+        assert_eq!((pending.requests.len(), pending.counters.pending_evicted.value()), (1000, 1));
+        assert!(pending.claim(now, StreamKind::Attach, "token-0").is_none());
+        assert!(pending.claim(now, StreamKind::Attach, "token-1000").is_some());
+    }
+
+    #[test]
+    fn claimed_tokens_do_not_pile_up() {
+        let (mut pending, now) = (PendingRequests::new(10, LIFETIME, Rc::default()), Instant::now());
+        for n in 0..5000 {
+            pending.insert(now, token(n), request());
+            pending.claim(now, StreamKind::Attach, token(n).as_str()).unwrap();
+        }
+        assert!(pending.ages.len() <= 1);
+    }
+}
