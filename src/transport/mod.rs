@@ -1,1 +1,258 @@
 //! Sockets of clients, seen by sessions as readers and writers.
+//!
+//! One listener for all streaming URLs of the pod, opened when the first URL is asked for. A connection is HTTP until its
+//! upgrade, then one session.
+
+mod http;
+mod websocket;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    rc::{Rc, Weak},
+    time::Duration,
+};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use self::http::Accepted;
+use crate::{
+    container::{Container, Pod},
+    io::task::Scope,
+    oci::ExecSpec,
+    proto::{
+        remotecommand::StreamKind,
+        upgrade_head::{Refusal, Upgrade},
+    },
+    session::{
+        self, SessionGuard, SessionTable,
+        pending::{PendingRequests, Request, Token},
+    },
+    stdio::Wants,
+    sys::{SysError, random::random_hex, socket::tune_tcp},
+};
+
+/// Connections that have not been upgraded yet. Full: the oldest is closed, so that idle ones cannot lock users out.
+const UNUPGRADED_LIMIT: usize = 1024;
+/// The pause after accept failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves the streaming URLs of the pod.
+#[derive(Debug)]
+pub(crate) struct StreamServer {
+    pod: Rc<Pod>,
+    pending: RefCell<PendingRequests>,
+    sessions: Rc<SessionTable>,
+    unupgraded: RefCell<VecDeque<(u64, CancellationToken)>>,
+    next_connection: Cell<u64>,
+    address: Cell<Option<SocketAddr>>,
+    accepting: Scope,
+    scope: Scope,
+}
+
+/// A request whose client has come.
+#[derive(Debug)]
+struct Claimed {
+    request: Request,
+    guard: SessionGuard,
+}
+
+impl StreamServer {
+    pub(crate) fn new(pod: Rc<Pod>) -> Rc<Self> {
+        let config = &pod.config;
+        Rc::new(Self {
+            pending: RefCell::new(PendingRequests::new(config.pending_limit, config.token_ttl, pod.counters.clone())),
+            sessions: SessionTable::new(config.session_limit),
+            unupgraded: RefCell::default(),
+            next_connection: Cell::new(0),
+            address: Cell::new(None),
+            accepting: pod.scope.child(),
+            scope: pod.scope.child(),
+            pod,
+        })
+    }
+
+    /// The URL at which one client can run the command. Nothing runs before it comes.
+    pub(crate) fn offer_exec(self: &Rc<Self>, spec: ExecSpec, wants: Wants) -> Result<String, SysError> {
+        self.offer(StreamKind::Exec, Request::Exec { spec, wants })
+    }
+
+    /// The URL at which one client can watch the container.
+    pub(crate) fn offer_attach(
+        self: &Rc<Self>,
+        container: &Rc<Container>,
+        stdin: bool,
+        wants: Wants,
+    ) -> Result<String, SysError> {
+        self.offer(StreamKind::Attach, Request::Attach { container: Rc::downgrade(container), stdin, wants })
+    }
+
+    fn offer(self: &Rc<Self>, kind: StreamKind, request: Request) -> Result<String, SysError> {
+        let address = match self.address.get() {
+            Some(address) => address,
+            None => self.listen(self.pod.config.stream_address)?,
+        };
+        let token = Token::new(random_hex()?);
+        let url = format!("http://{address}/{}/{}", kind.path_word(), token.as_str());
+        self.pending.borrow_mut().insert(Instant::now(), token, request);
+        Ok(url)
+    }
+
+    fn listen(self: &Rc<Self>, address: IpAddr) -> Result<SocketAddr, SysError> {
+        let fail = |e: &std::io::Error| SysError::from_io("listen for streaming clients", e);
+        let listener = std::net::TcpListener::bind((address, 0)).map_err(|e| fail(&e))?;
+        listener.set_nonblocking(true).map_err(|e| fail(&e))?;
+        let address = dialable(listener.local_addr().map_err(|e| fail(&e))?);
+        let listener = TcpListener::from_std(listener).map_err(|e| fail(&e))?;
+        tracing::info!(%address, "serving streams");
+        self.address.set(Some(address));
+        self.accepting.spawn(self.clone().accept(listener));
+        self.accepting.spawn(self.clone().expire());
+        Ok(address)
+    }
+
+    async fn accept(self: Rc<Self>, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => self.connected(stream, peer),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a streaming client");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Forgets requests whose time is over, also when no new one comes.
+    async fn expire(self: Rc<Self>) {
+        loop {
+            let next = self.pending.borrow().next_expiry();
+            sleep_until(next.unwrap_or_else(|| Instant::now() + self.pod.config.token_ttl)).await;
+            self.pending.borrow_mut().expire(Instant::now());
+        }
+    }
+
+    fn connected(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let number = self.next_connection.get();
+        self.next_connection.set(number + 1);
+        let evicted = CancellationToken::new();
+        let mut waiting = self.unupgraded.borrow_mut();
+        if waiting.len() >= UNUPGRADED_LIMIT
+            && let Some((_, oldest)) = waiting.pop_front()
+        {
+            self.pod.counters.connections_closed_early.increment();
+            tracing::debug!("too many connections wait for their upgrade: the oldest is closed");
+            oldest.cancel();
+        }
+        waiting.push_back((number, evicted.clone()));
+        drop(waiting);
+        let place = Place { number, server: Rc::downgrade(self) };
+        let span = tracing::debug_span!("stream", %peer);
+        let server = self.clone();
+        let task = async move {
+            let accepted = tokio::select! {
+                () = evicted.cancelled() => None,
+                accepted = http::serve(stream, &server) => accepted,
+            };
+            drop(place);
+            if let Some(accepted) = accepted {
+                server.serve(accepted).await;
+            }
+        };
+        self.scope.spawn(task.instrument(span));
+    }
+
+    /// Takes the request behind a token. At the session limit the token stays good.
+    fn claim(&self, kind: StreamKind, token: &str) -> Result<Claimed, Refusal> {
+        if self.sessions.is_full() {
+            self.pod.counters.sessions_refused.increment();
+            return Err(Refusal::service_unavailable("too many streaming sessions: try again later"));
+        }
+        let request = self.pending.borrow_mut().claim(Instant::now(), kind, token).ok_or_else(Refusal::not_found)?;
+        Ok(Claimed { request, guard: self.sessions.enter() })
+    }
+
+    async fn serve(&self, accepted: Accepted) {
+        let Accepted { stream, early, upgrade, claimed } = accepted;
+        let Claimed { request, guard: _guard } = claimed;
+        if let Err(error) = tune_tcp(&stream) {
+            tracing::debug!(%error, "keep-alive could not be set");
+        }
+        let (stdin, wants) = match &request {
+            Request::Exec { spec, wants } => (spec.stdin, *wants),
+            Request::Attach { stdin, wants, .. } => (*stdin, *wants),
+        };
+        match upgrade {
+            Upgrade::WebSocket { protocol, .. } => {
+                websocket::serve(stream, early, protocol, stdin, wants, async |reader, writer| match request {
+                    Request::Exec { spec, wants } => session::exec::run(&self.pod, spec, wants, reader, writer).await,
+                    Request::Attach { container, stdin, wants } => {
+                        session::attach::run(&self.pod, &container, stdin, wants, reader, writer).await;
+                    }
+                })
+                .await;
+            }
+        }
+    }
+
+    /// No new connection and no waiting request from now on; sessions go on.
+    pub(crate) fn stop_accepting(&self) {
+        self.accepting.cancel();
+        self.pending.borrow_mut().clear();
+        for (_, waiting) in self.unupgraded.borrow_mut().drain(..) {
+            waiting.cancel();
+        }
+    }
+
+    /// Waits for the sessions to end by themselves.
+    pub(crate) async fn sessions_ended(&self) {
+        self.scope.join().await;
+    }
+}
+
+/// What a client on this host can connect to: "all addresses" is none (streaming 1.1).
+fn dialable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}
+
+/// A connection's place among those not upgraded yet.
+struct Place {
+    number: u64,
+    server: Weak<StreamServer>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.upgrade() {
+            let mut waiting = server.unupgraded.borrow_mut();
+            if let Ok(index) = waiting.binary_search_by_key(&self.number, |(number, _)| *number) {
+                waiting.remove(index);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_never_name_the_wildcard_address() {
+        let dialled = |text: &str| dialable(text.parse().unwrap()).to_string();
+        assert_eq!(dialled("0.0.0.0:80"), "127.0.0.1:80");
+        assert_eq!(dialled("[::]:80"), "[::1]:80");
+        assert_eq!(dialled("10.0.0.1:80"), "10.0.0.1:80");
+    }
+}

@@ -1,0 +1,101 @@
+//! HTTP/1.1 up to the upgrade: hyper parses, `proto::upgrade_head` decides.
+
+use std::{cell::RefCell, convert::Infallible, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Request, Response, StatusCode,
+    body::Incoming,
+    header::{HeaderName, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpStream, time::timeout};
+
+use super::{Claimed, StreamServer};
+use crate::proto::upgrade_head::{Refusal, RequestHead, Upgrade, negotiate, route};
+
+/// The largest request head. Larger: 431.
+const HEAD_LIMIT: usize = 64 * 1024;
+/// How long a head may take to arrive, and a kept connection may be idle.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An upgraded connection: the socket, what was read behind the head, and what was agreed.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) stream: TcpStream,
+    pub(super) early: Bytes,
+    pub(super) upgrade: Upgrade,
+    pub(super) claimed: Claimed,
+}
+
+/// Answers requests until one is upgraded; `None` when the connection ended without.
+pub(super) async fn serve(stream: TcpStream, server: &StreamServer) -> Option<Accepted> {
+    // A client that says nothing costs no parser.
+    match timeout(HEAD_TIMEOUT, stream.peek(&mut [0])).await {
+        Ok(Ok(count)) if count > 0 => {}
+        _ => return None,
+    }
+    let agreed = RefCell::new(None);
+    let service = service_fn(async |request: Request<Incoming>| {
+        let response = match answer(&request, server) {
+            Ok((upgrade, claimed)) => {
+                let response = switching(&upgrade);
+                *agreed.borrow_mut() = Some((upgrade, claimed));
+                response
+            }
+            Err(refusal) => refused(refusal),
+        };
+        Ok::<_, Infallible>(response)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_LIMIT)
+        .serve_connection(TokioIo::new(stream), service);
+    let parts = match connection.without_shutdown().await {
+        Ok(parts) => parts,
+        Err(error) => {
+            tracing::debug!(%error, "a streaming client's request failed");
+            return None;
+        }
+    };
+    let (upgrade, claimed) = agreed.borrow_mut().take()?;
+    Some(Accepted { stream: parts.io.into_inner(), early: parts.read_buf, upgrade, claimed })
+}
+
+fn answer(request: &Request<Incoming>, server: &StreamServer) -> Result<(Upgrade, Claimed), Refusal> {
+    let headers: Vec<(&str, &[u8])> =
+        request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    let head = RequestHead { method: request.method().as_str(), path: request.uri().path(), headers: &headers };
+    let route = route(&head)?;
+    // Used up before anything else is checked: a secret that was sent is no secret any more.
+    let claimed = server.claim(route.kind, route.token)?;
+    Ok((negotiate(route.kind, &head)?, claimed))
+}
+
+fn switching(upgrade: &Upgrade) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    add_headers(&mut response, upgrade.response_headers());
+    response
+}
+
+fn refused(refusal: Refusal) -> Response<Full<Bytes>> {
+    tracing::debug!(status = refusal.status, reason = %refusal.body.trim_end(), "a streaming client was refused");
+    let mut response = Response::new(Full::from(refusal.body));
+    *response.status_mut() = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_REQUEST);
+    add_headers(&mut response, refusal.headers);
+    response
+}
+
+fn add_headers(response: &mut Response<Full<Bytes>>, headers: Vec<(&'static str, String)>) {
+    for (name, value) in headers {
+        // Both are made by us from checked parts; one that HTTP does not allow is left out rather than sent broken.
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            response.headers_mut().append(name, value);
+        }
+    }
+}

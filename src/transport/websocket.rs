@@ -1,0 +1,339 @@
+//! WebSocket connections of exec and attach: frames on the socket, events and chunks towards the session.
+//!
+//! ```text
+//! socket ─▶ Reader (frames, channels) ─▶ session ─▶ Writer ─▶ Out (queue, latest pong) ─▶ drive ─▶ socket
+//!              └──────────────pong, close─────────────────────▲
+//! ```
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    io::{self, IoSlice},
+    rc::Rc,
+    time::Duration,
+};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    model::{Chunk, Outcome},
+    proto::{
+        channel::{self, ChannelEvent, Decoder, ERROR_CHANNEL},
+        remotecommand::Protocol,
+        status,
+        ws_frame::{self, ControlOpcode, FrameReader, Inbound},
+    },
+    session::client::{ClientEvent, ClientReader, ClientWriter, Gone},
+    stdio::Wants,
+    sys::fd::siocoutq,
+};
+
+/// One read of the socket. Allocated when something is there, so an idle client costs no buffer.
+const READ_CHUNK: usize = 16 * 1024;
+/// Frames waiting for the socket, in bytes. Full: the session waits, so that the pump does.
+const OUT_QUEUE: usize = 32 * 1024;
+/// After the last word the client has so long to say good-bye, counted from when it has acknowledged everything.
+const LINGER: Duration = Duration::from_secs(30);
+/// And so long in all: it may be reading a lot, slowly.
+const LINGER_MAX: Duration = Duration::from_secs(15 * 60);
+/// How often the acknowledgements are looked at meanwhile.
+const LINGER_LOOK: Duration = Duration::from_secs(1);
+/// How long an answer to the client's own Close may take to be sent.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+const NORMAL: u16 = 1000;
+
+/// Serves one upgraded connection: runs the session, then waits for the client's good-bye.
+pub(super) async fn serve(
+    stream: TcpStream,
+    early: Bytes,
+    protocol: Protocol,
+    stdin: bool,
+    wants: Wants,
+    session: impl AsyncFnOnce(&mut Reader, &mut Writer),
+) {
+    let (read_half, write_half) = stream.into_split();
+    let out = Rc::new(Out::default());
+    let mut reader = Reader {
+        socket: read_half,
+        buffer: BytesMut::from(&early[..]),
+        frames: FrameReader::new(),
+        decoder: Decoder::new(protocol, stdin),
+        events: VecDeque::new(),
+        out: out.clone(),
+        gone: false,
+    };
+    let mut writer = Writer { protocol, out: out.clone() };
+    // Tells the client that the stream is open, which a silent command would not (streaming 2.5).
+    out.push(channel::message_head(channel::greeting_channel(wants.stdout, wants.stderr), 0).to_vec(), Bytes::new());
+    let work = async {
+        session(&mut reader, &mut writer).await;
+        reader.linger().await;
+    };
+    let drive = async {
+        drive(&out, write_half).await;
+        // The session notices by itself that nothing can be sent any more.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        biased;
+        () = work => {}
+        () = drive => {}
+    }
+}
+
+/// What waits to be written.
+#[derive(Debug, Default)]
+struct Out {
+    frames: RefCell<VecDeque<(Vec<u8>, Bytes)>>,
+    bytes: Cell<usize>,
+    /// The latest ping's answer: more than one waiting would only say the same later.
+    pong: RefCell<Option<Bytes>>,
+    writing: Cell<bool>,
+    dead: Cell<bool>,
+    close_sent: Cell<bool>,
+    work: Notify,
+    room: Notify,
+}
+
+impl Out {
+    /// Queues a frame; nothing goes out behind a Close.
+    fn push(&self, head: Vec<u8>, body: Bytes) {
+        if !self.dead.get() && !self.close_sent.get() {
+            self.bytes.set(self.bytes.get() + head.len() + body.len());
+            self.frames.borrow_mut().push_back((head, body));
+            self.work.notify_one();
+        }
+    }
+
+    fn close(&self, code: u16, reason: &str) {
+        self.push(Vec::new(), ws_frame::close(code, reason));
+        self.close_sent.set(true);
+    }
+
+    fn pong(&self, payload: &Bytes) {
+        if !self.close_sent.get() {
+            *self.pong.borrow_mut() = Some(ws_frame::control(ControlOpcode::Pong, payload));
+            self.work.notify_one();
+        }
+    }
+
+    fn is_flushed(&self) -> bool {
+        self.bytes.get() == 0 && !self.writing.get()
+    }
+
+    async fn has_room(&self) -> Result<(), Gone> {
+        while self.bytes.get() >= OUT_QUEUE && !self.dead.get() {
+            self.room.notified().await;
+        }
+        if self.dead.get() { Err(Gone) } else { Ok(()) }
+    }
+
+    async fn flushed(&self) -> Result<(), Gone> {
+        while !self.is_flushed() && !self.dead.get() {
+            self.room.notified().await;
+        }
+        if self.dead.get() { Err(Gone) } else { Ok(()) }
+    }
+
+    async fn next(&self) -> (Vec<u8>, Bytes) {
+        loop {
+            let pong = self.pong.borrow_mut().take();
+            if let Some(pong) = pong {
+                return (Vec::new(), pong);
+            }
+            let frame = self.frames.borrow_mut().pop_front();
+            if let Some((head, body)) = frame {
+                self.bytes.set(self.bytes.get() - head.len() - body.len());
+                return (head, body);
+            }
+            self.work.notified().await;
+        }
+    }
+}
+
+/// Writes what is queued, until the socket fails.
+async fn drive(out: &Out, mut socket: OwnedWriteHalf) {
+    loop {
+        let (head, body) = out.next().await;
+        out.writing.set(true);
+        let written = write_frame(&mut socket, &head, body).await;
+        out.writing.set(false);
+        if let Err(error) = written {
+            tracing::debug!(%error, "a client can no longer be written to");
+            out.dead.set(true);
+            out.frames.borrow_mut().clear();
+            out.bytes.set(0);
+        }
+        out.room.notify_one();
+        if out.dead.get() {
+            return;
+        }
+    }
+}
+
+async fn write_frame(socket: &mut OwnedWriteHalf, head: &[u8], body: Bytes) -> io::Result<()> {
+    let mut frame = Bytes::copy_from_slice(head).chain(body);
+    while frame.has_remaining() {
+        let parts = [IoSlice::new(frame.first_ref().chunk()), IoSlice::new(frame.last_ref().chunk())];
+        let written = socket.write_vectored(&parts).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        frame.advance(written);
+    }
+    Ok(())
+}
+
+/// The client's frames as events.
+#[derive(Debug)]
+pub(super) struct Reader {
+    socket: OwnedReadHalf,
+    buffer: BytesMut,
+    frames: FrameReader,
+    decoder: Decoder,
+    events: VecDeque<ChannelEvent>,
+    out: Rc<Out>,
+    /// The client has said good-bye, vanished, or broken the protocol.
+    gone: bool,
+}
+
+impl ClientReader for Reader {
+    async fn next(&mut self) -> ClientEvent {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return match event {
+                    ChannelEvent::Stdin(bytes) => ClientEvent::Stdin(bytes),
+                    ChannelEvent::StdinClosed => ClientEvent::StdinClosed,
+                    ChannelEvent::Resize(size) => ClientEvent::Resize(size),
+                };
+            }
+            if self.gone {
+                return ClientEvent::Gone;
+            }
+            if !self.decode_one() {
+                self.fill().await;
+            }
+        }
+    }
+}
+
+impl Reader {
+    /// Takes one thing from the buffer; false when more bytes are needed.
+    fn decode_one(&mut self) -> bool {
+        match self.frames.next(&mut self.buffer) {
+            Ok(None) => return false,
+            Ok(Some(Inbound::Data { first, last, bytes })) => {
+                if let Err(error) = self.decoder.handle(first, last, bytes, &mut self.events) {
+                    self.violated(error.close_code(), &error);
+                }
+            }
+            Ok(Some(Inbound::Ping(payload))) => self.out.pong(&payload),
+            Ok(Some(Inbound::Pong)) => {}
+            Ok(Some(Inbound::Close(code))) => {
+                self.out.close(code.unwrap_or(NORMAL), "");
+                self.gone = true;
+            }
+            Err(error) => self.violated(error.close_code(), &error),
+        }
+        true
+    }
+
+    fn violated(&mut self, code: u16, error: &dyn std::error::Error) {
+        tracing::debug!(%error, "a client broke the WebSocket protocol");
+        self.out.close(code, &error.to_string());
+        self.gone = true;
+    }
+
+    /// Waits for bytes and reads once.
+    async fn fill(&mut self) {
+        if self.socket.readable().await.is_err() {
+            self.vanished();
+            return;
+        }
+        self.buffer.reserve(READ_CHUNK);
+        match self.socket.try_read_buf(&mut self.buffer) {
+            Ok(0) => self.vanished(),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => {
+                tracing::debug!(%error, "a client's connection broke");
+                self.vanished();
+            }
+        }
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+        }
+    }
+
+    fn vanished(&mut self) {
+        self.gone = true;
+        self.out.close_sent.set(true);
+    }
+
+    /// After the session: sends what is queued, then reads and discards until the client's Close, end or reset, within
+    /// limits. A socket closed with unread input would make the kernel throw away output the client has not read yet.
+    async fn linger(&mut self) {
+        if self.gone {
+            let _ = timeout(CLOSE_LIMIT, self.out.flushed()).await;
+            return;
+        }
+        let start = Instant::now();
+        let mut quiet_since = None;
+        while !self.gone && start.elapsed() < LINGER_MAX {
+            let pause = tokio::select! {
+                () = self.discard() => false,
+                () = sleep(LINGER_LOOK) => true,
+            };
+            let acknowledged = pause && self.out.is_flushed() && siocoutq(self.socket.as_ref()).unwrap_or(0) == 0;
+            if acknowledged && quiet_since.get_or_insert_with(Instant::now).elapsed() >= LINGER {
+                return;
+            }
+        }
+        let _ = timeout(CLOSE_LIMIT, self.out.flushed()).await;
+    }
+
+    /// Reads until the client is gone, keeping nothing.
+    async fn discard(&mut self) {
+        while !self.gone {
+            if self.decode_one() {
+                self.events.clear();
+            } else {
+                self.fill().await;
+            }
+        }
+    }
+}
+
+/// The session's output as messages.
+#[derive(Debug)]
+pub(super) struct Writer {
+    protocol: Protocol,
+    out: Rc<Out>,
+}
+
+impl ClientWriter for Writer {
+    async fn write(&mut self, chunk: Chunk) -> Result<(), Gone> {
+        self.out.has_room().await?;
+        let head = channel::message_head(channel::channel_of(chunk.stream), chunk.bytes.len());
+        self.out.push(head.to_vec(), chunk.bytes);
+        Ok(())
+    }
+
+    async fn finish(&mut self, outcome: &Outcome) -> Result<(), Gone> {
+        if let Some(status) = status::encode(outcome, self.protocol.version) {
+            self.out.push(channel::message_head(ERROR_CHANNEL, status.len()).to_vec(), status);
+        }
+        self.out.close(NORMAL, "");
+        self.out.flushed().await
+    }
+}
