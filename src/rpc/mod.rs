@@ -1,1 +1,137 @@
-//! The Cap'n Proto edge.
+//! The Cap'n Proto edge: the control socket, one RPC system per connection, limits on both.
+
+mod conmon;
+mod decode;
+mod error;
+mod gate;
+
+use std::{cell::RefCell, collections::VecDeque, io::ErrorKind, os::fd::AsRawFd as _, rc::Rc, time::Duration};
+
+use capnp::message::ReaderOptions;
+use capnp_rpc::{RpcSystem, rpc_twoparty_capnp::Side, twoparty::VatNetwork};
+use nix::sys::socket::{MsgFlags, recv};
+use tokio::{
+    io::Interest,
+    net::{UnixListener, UnixStream},
+    time::sleep,
+};
+use tokio_util::compat::{TokioAsyncReadCompatExt as _, TokioAsyncWriteCompatExt as _};
+use tracing::Instrument as _;
+
+pub(crate) use self::gate::Connection;
+use crate::{
+    container::Pod, io::task::Scope, schema::holdfast_capnp::holdfast, session::exec_sync::CaptureMemory,
+    transport::StreamServer,
+};
+
+/// Control connections at once. Full: the oldest one without a call in flight is closed; clients dial again.
+const CONNECTION_LIMIT: usize = 1024;
+/// The largest message, in 8-byte words: 8 MiB, enough for lists of 100 000 entries. Larger: the connection is closed.
+const MESSAGE_LIMIT: usize = 8 * 1024 * 1024 / 8;
+const NESTING_LIMIT: i32 = 64;
+/// The pause after accept failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What calls work on.
+#[derive(Debug)]
+pub(crate) struct Services {
+    pub(crate) pod: Rc<Pod>,
+    pub(crate) streams: Rc<StreamServer>,
+    pub(crate) captures: Rc<CaptureMemory>,
+}
+
+/// Serves the control socket.
+#[derive(Debug)]
+pub(crate) struct ControlServer {
+    services: Rc<Services>,
+    /// Oldest first.
+    connections: RefCell<VecDeque<Rc<Connection>>>,
+    scope: Scope,
+}
+
+impl ControlServer {
+    pub(crate) fn new(services: Rc<Services>) -> Rc<Self> {
+        Rc::new(Self { services, connections: RefCell::default(), scope: Scope::new() })
+    }
+
+    /// Accepts for ever.
+    pub(crate) async fn run(self: &Rc<Self>, listener: &UnixListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => self.connected(stream),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a control client");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Ends all connections.
+    pub(crate) fn close(&self) {
+        self.scope.cancel();
+    }
+
+    fn connected(self: &Rc<Self>, stream: UnixStream) {
+        let connection = Rc::new(Connection::default());
+        let mut connections = self.connections.borrow_mut();
+        if connections.len() >= CONNECTION_LIMIT
+            // Who never said anything goes first: a crowd of those must not cost a client its connection.
+            && let Some(idle) = connections
+                .iter()
+                .position(|connection| !connection.has_spoken())
+                .or_else(|| connections.iter().position(|connection| connection.is_idle()))
+            && let Some(oldest) = connections.remove(idle)
+        {
+            self.services.pod.counters.control_connections_evicted.increment();
+            tracing::debug!("too many control connections: the oldest idle one is closed");
+            oldest.close();
+        }
+        connections.push_back(connection.clone());
+        drop(connections);
+        let server = self.clone();
+        let task = async move {
+            tokio::select! {
+                () = connection.closed() => {}
+                () = serve(stream, &server.services, &connection) => {}
+            }
+            server.connections.borrow_mut().retain(|other| !Rc::ptr_eq(other, &connection));
+        };
+        self.scope.spawn(task.instrument(tracing::debug_span!("control")));
+    }
+}
+
+async fn serve(stream: UnixStream, services: &Rc<Services>, connection: &Rc<Connection>) {
+    // Nothing is built for a client that says nothing.
+    if !has_spoken(&stream).await {
+        return;
+    }
+    connection.speaks();
+    let (reader, writer) = stream.into_split();
+    let mut options = ReaderOptions::new();
+    options.traversal_limit_in_words(Some(MESSAGE_LIMIT)).nesting_limit(NESTING_LIMIT);
+    let reader = gate::GatedRead::new(reader, connection.clone()).compat();
+    let writer = gate::WatchedWrite::new(writer, connection.clone()).compat_write();
+    let network = VatNetwork::new(reader, writer, Side::Server, options);
+    let server = conmon::Server { services: services.clone(), connection: connection.clone() };
+    let client: holdfast::Client = capnp_rpc::new_client(server);
+    let system = RpcSystem::new(Box::new(network), Some(client.client));
+    if let Err(error) = system.await {
+        tracing::debug!(%error, "a control connection broke");
+    }
+}
+
+/// Waits until the client has sent something; false when it ended without. `readable` alone is true too early: tokio takes
+/// a new socket for ready until a read has failed.
+async fn has_spoken(stream: &UnixStream) -> bool {
+    let peek = || Ok(recv(stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK)?);
+    loop {
+        if stream.readable().await.is_err() {
+            return false;
+        }
+        match stream.try_io(Interest::READABLE, peek) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            peeked => return peeked.is_ok_and(|count| count > 0),
+        }
+    }
+}

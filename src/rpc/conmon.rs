@@ -1,0 +1,156 @@
+//! The compatible interface: decode, call, encode.
+
+use std::{rc::Rc, time::Duration};
+
+use capnp::Error;
+use tokio::sync::oneshot;
+
+use super::{Connection, Services, decode, error};
+use crate::{
+    schema::{
+        conmon_capnp::conmon::{
+            self, CreateContainerParams, CreateContainerResults, ExecSyncContainerParams, ExecSyncContainerResults,
+            ReopenLogContainerParams, ReopenLogContainerResults, ServeAttachContainerParams,
+            ServeAttachContainerResults, ServeExecContainerParams, ServeExecContainerResults,
+            SetWindowSizeContainerParams, SetWindowSizeContainerResults, VersionParams, VersionResults,
+        },
+        holdfast_capnp::holdfast,
+    },
+    session::exec_sync,
+    sys::process::trim_heap,
+    version::Version,
+};
+
+/// Above this, in bytes, a reply's memory is given back to the kernel once it has been sent.
+const LARGE_REPLY: usize = 1024 * 1024;
+/// When that is taken to have happened: the caller reads the reply at once or not at all.
+const REPLY_SENT: Duration = Duration::from_secs(1);
+
+/// The allocator would keep what a large reply used for ever, which would be this pod's for ever.
+async fn give_memory_back() {
+    tokio::time::sleep(REPLY_SENT).await;
+    trim_heap();
+}
+
+/// The object behind one control connection. Methods it does not have answer `unimplemented`.
+pub(super) struct Server {
+    pub(super) services: Rc<Services>,
+    pub(super) connection: Rc<Connection>,
+}
+
+impl holdfast::Server for Server {}
+
+impl conmon::Server for Server {
+    async fn version(self: Rc<Self>, params: VersionParams, mut results: VersionResults) -> Result<(), Error> {
+        let _call = self.connection.call();
+        let verbose = params.get()?.get_request()?.get_verbose();
+        let version = Version::current();
+        let mut response = results.get().init_response();
+        response.set_process_id(std::process::id());
+        response.set_version(version.version);
+        response.set_tag(version.tag);
+        response.set_commit(version.commit);
+        response.set_build_date(version.build_date);
+        response.set_target(version.target);
+        response.set_rust_version(version.rust_version);
+        response.set_cargo_version(version.cargo_version);
+        if verbose {
+            response.set_cargo_tree(version.cargo_tree());
+        }
+        Ok(())
+    }
+
+    async fn create_container(
+        self: Rc<Self>,
+        params: CreateContainerParams,
+        mut results: CreateContainerResults,
+    ) -> Result<(), Error> {
+        let _call = self.connection.call();
+        let request = decode::create(params.get()?.get_request()?).map_err(|e| error::invalid(&e))?;
+        // The message may be megabytes; nothing of it is needed while the runtime works.
+        drop(params);
+        let pid = self.services.pod.create(request).await.map_err(|e| error::container(&e))?;
+        results.get().init_response().set_container_pid(pid);
+        Ok(())
+    }
+
+    async fn exec_sync_container(
+        self: Rc<Self>,
+        params: ExecSyncContainerParams,
+        mut results: ExecSyncContainerResults,
+    ) -> Result<(), Error> {
+        let _call = self.connection.call();
+        let (spec, timeout) = decode::exec_sync(params.get()?.get_request()?).map_err(|e| error::invalid(&e))?;
+        drop(params);
+        let (answer, answered) = oneshot::channel();
+        let (pod, captures) = (self.services.pod.clone(), self.services.captures.clone());
+        // In the pod's scope: a caller that goes away must not leave a process nobody watches.
+        self.services.pod.scope.spawn(async move {
+            let _ = answer.send(exec_sync::run(&pod, &captures, spec, timeout).await);
+        });
+        let reply = answered.await.map_err(|_| Error::disconnected("the daemon is shutting down".to_owned()))?;
+        if reply.stdout.len() + reply.stderr.len() > LARGE_REPLY {
+            self.services.pod.scope.spawn(give_memory_back());
+        }
+        let mut response = results.get().init_response();
+        response.set_exit_code(reply.code);
+        response.set_timed_out(reply.timed_out);
+        response.set_stdout(&reply.stdout);
+        response.set_stderr(&reply.stderr);
+        Ok(())
+    }
+
+    async fn reopen_log_container(
+        self: Rc<Self>,
+        params: ReopenLogContainerParams,
+        mut results: ReopenLogContainerResults,
+    ) -> Result<(), Error> {
+        let _call = self.connection.call();
+        let id = decode::reopen_log(params.get()?.get_request()?).map_err(|e| error::invalid(&e))?;
+        let container = self.services.pod.containers.find(&id).map_err(|e| error::container(&e))?;
+        container.reopen_log().await.map_err(|e| error::container(&e))?;
+        results.get().init_response();
+        Ok(())
+    }
+
+    async fn set_window_size_container(
+        self: Rc<Self>,
+        params: SetWindowSizeContainerParams,
+        mut results: SetWindowSizeContainerResults,
+    ) -> Result<(), Error> {
+        let _call = self.connection.call();
+        let (id, size) = decode::window_size(params.get()?.get_request()?).map_err(|e| error::invalid(&e))?;
+        let container = self.services.pod.containers.find(&id).map_err(|e| error::container(&e))?;
+        container.stdio.resize(size).map_err(|e| error::container(&e.into()))?;
+        results.get().init_response();
+        Ok(())
+    }
+
+    async fn serve_exec_container(
+        self: Rc<Self>,
+        params: ServeExecContainerParams,
+        mut results: ServeExecContainerResults,
+    ) -> Result<(), Error> {
+        let _call = self.connection.call();
+        let (spec, wants) = decode::serve_exec(params.get()?.get_request()?).map_err(|e| error::invalid(&e))?;
+        self.services.pod.containers.find(&spec.id).map_err(|e| error::container(&e))?;
+        let url = self.services.streams.offer_exec(spec, wants).map_err(|e| error::world(&e))?;
+        results.get().init_response().set_url(url);
+        Ok(())
+    }
+
+    async fn serve_attach_container(
+        self: Rc<Self>,
+        params: ServeAttachContainerParams,
+        mut results: ServeAttachContainerResults,
+    ) -> Result<(), Error> {
+        let _call = self.connection.call();
+        let (id, stdin, mut wants) =
+            decode::serve_attach(params.get()?.get_request()?).map_err(|e| error::invalid(&e))?;
+        let container = self.services.pod.containers.find(&id).map_err(|e| error::container(&e))?;
+        wants.stderr &= !container.stdio.is_terminal();
+        let url = self.services.streams.offer_attach(&container, stdin, wants).map_err(|e| error::world(&e))?;
+        results.get().init_response().set_url(url);
+        Ok(())
+    }
+}

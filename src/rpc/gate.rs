@@ -1,0 +1,134 @@
+//! Back-pressure on a control connection: capnp-rpc itself reads without limit and queues replies without bound, so its
+//! socket stops giving bytes while too many calls are in flight or a reply cannot be written.
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::unix::{OwnedReadHalf, OwnedWriteHalf},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Calls in flight on one connection. Full: the connection is not read.
+const CALLS_LIMIT: usize = 256;
+
+/// The state of one control connection.
+#[derive(Debug, Default)]
+pub(crate) struct Connection {
+    calls: Cell<usize>,
+    /// Its client has sent something.
+    spoken: Cell<bool>,
+    write_blocked: Cell<bool>,
+    reader: RefCell<Option<Waker>>,
+    cancel: CancellationToken,
+}
+
+impl Connection {
+    /// Counts a call for as long as the guard lives.
+    pub(super) fn call(self: &Rc<Self>) -> Call {
+        self.calls.set(self.calls.get() + 1);
+        Call(self.clone())
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.calls.get() == 0
+    }
+
+    pub(super) fn has_spoken(&self) -> bool {
+        self.spoken.get()
+    }
+
+    pub(super) fn speaks(&self) {
+        self.spoken.set(true);
+    }
+
+    pub(super) fn close(&self) {
+        self.cancel.cancel();
+    }
+
+    pub(super) async fn closed(&self) {
+        self.cancel.cancelled().await;
+    }
+
+    fn may_read(&self) -> bool {
+        self.calls.get() < CALLS_LIMIT && !self.write_blocked.get()
+    }
+
+    fn wake_reader(&self) {
+        if self.may_read()
+            && let Some(waker) = self.reader.borrow_mut().take()
+        {
+            waker.wake();
+        }
+    }
+}
+
+/// A call in flight.
+#[derive(Debug)]
+pub(super) struct Call(Rc<Connection>);
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.calls.set(self.0.calls.get() - 1);
+        self.0.wake_reader();
+    }
+}
+
+/// Gives bytes only while the connection may be read.
+#[derive(Debug)]
+pub(super) struct GatedRead {
+    socket: OwnedReadHalf,
+    connection: Rc<Connection>,
+}
+
+impl GatedRead {
+    pub(super) fn new(socket: OwnedReadHalf, connection: Rc<Connection>) -> Self {
+        Self { socket, connection }
+    }
+}
+
+impl AsyncRead for GatedRead {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.connection.may_read() {
+            *self.connection.reader.borrow_mut() = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.socket).poll_read(cx, buffer)
+    }
+}
+
+/// Notes whether the peer takes its replies.
+#[derive(Debug)]
+pub(super) struct WatchedWrite {
+    socket: OwnedWriteHalf,
+    connection: Rc<Connection>,
+}
+
+impl WatchedWrite {
+    pub(super) fn new(socket: OwnedWriteHalf, connection: Rc<Connection>) -> Self {
+        Self { socket, connection }
+    }
+}
+
+impl AsyncWrite for WatchedWrite {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let done = Pin::new(&mut self.socket).poll_write(cx, bytes);
+        self.connection.write_blocked.set(done.is_pending());
+        self.connection.wake_reader();
+        done
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
