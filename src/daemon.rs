@@ -1,1 +1,276 @@
 //! The root owner: builds, runs and shuts down everything.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::{
+        fs::{FileTypeExt as _, MetadataExt as _},
+        net::UnixListener as StdUnixListener,
+    },
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
+use tokio::{
+    net::UnixListener,
+    runtime::{Builder, LocalOptions},
+    signal::unix::{SignalKind, signal},
+    time::{Instant, sleep, timeout, timeout_at},
+};
+
+use crate::{
+    config::Config,
+    container::Pod,
+    io::blocking::Blocking,
+    oci::Runtime,
+    process::Processes,
+    rpc::{ControlServer, Services},
+    shutdown::{Phase, ShutdownHandle},
+    sys::{self, SysError, socket},
+    telemetry::counters::Counters,
+    transport::StreamServer,
+};
+
+// What a binary does to its process before there is a daemon in it.
+pub use crate::sys::{
+    fd::close_inherited,
+    fork::{ChildSetup, Claimed, Daemonised, Readiness, StartFailure, claim_process, daemonise},
+};
+
+/// The control socket is the pod's alone: whoever may connect may run anything in its containers.
+const SOCKET_MODE: u32 = 0o700;
+/// A job of the pool that hangs on a sick file system must not use up the pool: the device limit keeps it below this.
+const POOL_THREADS: usize = 64;
+/// An idle daemon has one thread.
+const POOL_KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// How long the exits of killed containers may take, within the total deadline.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// How often containers that came to be meanwhile are looked for.
+const KILL_PASS: Duration = Duration::from_millis(50);
+/// How long sessions may take to tell their clients the end.
+const SESSIONS_LIMIT: Duration = Duration::from_secs(1);
+/// How long jobs of the pool that are still stuck are waited for.
+const POOL_SHUTDOWN: Duration = Duration::from_millis(100);
+
+/// What a daemon starts with.
+#[derive(Debug)]
+pub struct Start {
+    /// Its settings.
+    pub config: Config,
+    /// What its children get back.
+    pub child_setup: ChildSetup,
+}
+
+/// Why a daemon did not start, or did not stop cleanly.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another one serves the directory.
+    #[error(
+        "another daemon already serves {}: use it, stop it first (SIGTERM), or choose another --runtime-dir",
+        .0.display()
+    )]
+    InUse(PathBuf),
+    /// Something that is no socket has the control socket's name.
+    #[error("{} is in the way: it is no socket, so it is not removed", .0.display())]
+    InTheWay(PathBuf),
+    /// The kernel refused.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+    /// It listens, but its starter cannot be told.
+    #[error("{0}")]
+    Ready(String),
+    /// Containers or sessions were still there at the deadline.
+    #[error("the shutdown did not finish within {} s", .0.as_secs_f32())]
+    Deadline(Duration),
+}
+
+/// Runs a daemon until it has shut down; calls `ready` once the control socket listens.
+///
+/// # Errors
+/// When it could not start, or not shut down in time.
+pub fn run(start: Start, ready: impl FnOnce() -> Result<(), String>) -> Result<(), StartError> {
+    sys::process::one_arena();
+    let config = Rc::new(start.config);
+    // Held until the end: two daemons that start at once must not both find the directory free.
+    let _lock = lock(&config.runtime_dir)?;
+    let socket = ControlSocket::bind(config.control_socket())?;
+    sweep(&config.runtime_dir);
+    let mut builder = Builder::new_current_thread();
+    builder.enable_all().max_blocking_threads(POOL_THREADS).thread_keep_alive(POOL_KEEP_ALIVE);
+    let runtime = builder.build_local(LocalOptions::default());
+    let runtime = runtime.map_err(|e| SysError::from_io("start the event loop", &e))?;
+    let result = runtime.block_on(serve(&config, start.child_setup, socket, ready));
+    // A plain drop would wait for stuck jobs without end.
+    runtime.shutdown_timeout(POOL_SHUTDOWN);
+    result
+}
+
+async fn serve(
+    config: &Rc<Config>,
+    setup: ChildSetup,
+    socket: ControlSocket,
+    ready: impl FnOnce() -> Result<(), String>,
+) -> Result<(), StartError> {
+    let counters = Rc::<Counters>::default();
+    let processes = Processes::new(counters.clone());
+    let blocking = Blocking::new();
+    let runtime = Runtime {
+        path: config.runtime.clone(),
+        root: config.runtime_root.clone(),
+        directory: config.runtime_dir.clone(),
+        limit: config.runtime_limit,
+        setup,
+        processes: processes.clone(),
+        blocking: blocking.clone(),
+    };
+    let pod = Pod::new(config.clone(), runtime, blocking, counters.clone());
+    pod.scope.spawn(processes.reap_orphans());
+    let streams = StreamServer::new(pod.clone());
+    let services = Services { pod: pod.clone(), streams: streams.clone(), captures: Rc::default() };
+    let control = ControlServer::new(Rc::new(services));
+    let shutdown = ShutdownHandle::new();
+    watch_signals(&pod, &shutdown)?;
+    let listener = socket.listener()?;
+    ready().map_err(StartError::Ready)?;
+    tracing::info!(pid = std::process::id(), directory = %config.runtime_dir.display(), "serving");
+    tokio::select! {
+        () = control.run(&listener) => {}
+        () = shutdown.reached(Phase::Draining) => {}
+    }
+    drop(listener);
+    let stopped = stop(config, &pod, &streams, &shutdown).await;
+    control.close();
+    drop(socket);
+    shutdown.advance(Phase::Closed);
+    for (name, value) in counters.entries().into_iter().filter(|(_, value)| *value > 0) {
+        tracing::info!(value, "counted in all: {name}");
+    }
+    tracing::info!("stopped");
+    stopped
+}
+
+/// SIGTERM and SIGINT ask for the shutdown, and a second one for haste.
+fn watch_signals(pod: &Rc<Pod>, shutdown: &ShutdownHandle) -> Result<(), StartError> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signals = signal(kind).map_err(|e| SysError::from_io("watch for signals", &e))?;
+        let shutdown = shutdown.clone();
+        pod.scope.spawn(async move {
+            while signals.recv().await.is_some() {
+                shutdown.request();
+            }
+        });
+    }
+    Ok(())
+}
+
+/// The phases of the shutdown, in this order, within the total deadline.
+async fn stop(
+    config: &Config,
+    pod: &Rc<Pod>,
+    streams: &StreamServer,
+    shutdown: &ShutdownHandle,
+) -> Result<(), StartError> {
+    let deadline = Instant::now() + config.shutdown_timeout;
+    tracing::info!(phase = ?Phase::Draining, "shutting down");
+    pod.close();
+    streams.stop_accepting();
+    shutdown.advance(Phase::Killing);
+    let killing = async {
+        // Again and again: a create that was under way may only now have a container to kill.
+        while !pod.is_empty() {
+            pod.kill_all();
+            sleep(KILL_PASS).await;
+        }
+    };
+    let limit = deadline.min(Instant::now() + KILL_LIMIT);
+    let killed = tokio::select! {
+        done = timeout_at(limit, killing) => done.is_ok(),
+        () = shutdown.hurried() => false,
+    };
+    tracing::info!(phase = ?Phase::Killing, complete = killed, "containers and execs ended");
+    if !shutdown.is_hurried() {
+        let _ = timeout(SESSIONS_LIMIT, streams.sessions_ended()).await;
+    }
+    pod.scope.cancel();
+    if killed { Ok(()) } else { Err(StartError::Deadline(config.shutdown_timeout)) }
+}
+
+/// Locks the directory itself, so that no further file is needed and nothing stale can remain.
+fn lock(directory: &Path) -> Result<Option<Flock<File>>, StartError> {
+    let file = File::open(directory).map_err(|e| SysError::io("open", directory, &e))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, Errno::EWOULDBLOCK)) => Err(StartError::InUse(directory.to_owned())),
+        // A file system without locks: the probe of the socket has to do.
+        Err((_, errno)) => {
+            tracing::warn!(error = %SysError::at("lock", directory, errno), "going on without a lock");
+            Ok(None)
+        }
+    }
+}
+
+/// Pidfiles of execs that an earlier daemon did not live to remove.
+fn sweep(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().to_str().is_some_and(Pod::is_stale_pidfile) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// The control socket's file, removed at the end if it is still ours.
+#[derive(Debug)]
+struct ControlSocket {
+    path: PathBuf,
+    identity: Option<(u64, u64)>,
+    listener: StdUnixListener,
+}
+
+impl ControlSocket {
+    fn bind(path: PathBuf) -> Result<Self, StartError> {
+        match socket::connect_stream(&path) {
+            Ok(_) => return Err(StartError::InUse(path.parent().unwrap_or(&path).to_owned())),
+            Err(error) if error.errno() == Errno::ENOENT => {}
+            Err(_) => remove_stale(&path)?,
+        }
+        let listener = socket::listen_stream(&path, SOCKET_MODE)?;
+        Ok(Self { identity: identity(&path), path, listener })
+    }
+
+    fn listener(&self) -> Result<UnixListener, SysError> {
+        let listener = self.listener.try_clone().and_then(UnixListener::from_std);
+        listener.map_err(|e| SysError::io("listen on", &self.path, &e))
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // Another daemon may have been started over us by force: its socket is not ours to remove.
+        if self.identity.is_some() && identity(&self.path) == self.identity {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+/// Removes a socket that nobody listens on, and nothing else.
+fn remove_stale(path: &Path) -> Result<(), StartError> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.file_type().is_socket() => Err(StartError::InTheWay(path.to_owned())),
+        Ok(_) => match fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(SysError::io("remove the stale", path, &e).into()),
+            _ => Ok(()),
+        },
+        Err(_) => Ok(()),
+    }
+}
