@@ -1,0 +1,101 @@
+//! What `holdfastctl` does, as plain functions: each sub-command takes its options and returns an exit code.
+//!
+//! One thread and one job at a time, so the blocking calls here (the runtime's commands, the local file system, writes
+//! to the caller's stdout) hold up nothing but themselves; only stdin has a thread of its own.
+
+mod bundle;
+mod daemon;
+mod exec;
+mod exit;
+mod follow;
+mod logs;
+mod output;
+mod paths;
+mod record;
+mod remove;
+mod run;
+mod runtime;
+mod session;
+mod terminal;
+mod version;
+
+use std::fmt;
+
+pub use exec::{ExecOptions, exec};
+pub use logs::{LogsOptions, logs};
+pub use paths::RuntimeDir;
+pub use remove::{remove, stop};
+pub use run::{RunOptions, run};
+pub use runtime::RuntimeOptions;
+pub use version::version;
+
+use super::{ClientError, StreamError};
+use crate::model::ContainerId;
+
+/// The exit code of `holdfastctl`'s own errors, as of other container tools: commands seldom use it themselves.
+pub const OWN_ERROR: u8 = 125;
+/// The exit code when nobody reads stdout any more: what a shell reports for a program killed by SIGPIPE.
+const BROKEN_PIPE: u8 = 141;
+
+/// Checks the form of a container's id.
+///
+/// # Errors
+/// When no container can have it.
+pub fn container_id(text: &str) -> Result<ContainerId, CliError> {
+    ContainerId::parse(text).map_err(|error| CliError::hint(error, "choose another"))
+}
+
+/// One line for the user: what went wrong and, where something can be done about it, what to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CliError {
+    what: String,
+    next: Option<String>,
+}
+
+impl CliError {
+    fn new(what: impl fmt::Display) -> Self {
+        Self { what: what.to_string(), next: None }
+    }
+
+    fn hint(what: impl fmt::Display, next: impl Into<String>) -> Self {
+        Self { what: what.to_string(), next: Some(next.into()) }
+    }
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Messages of a runtime may have several lines; a script that greps stderr wants one.
+        for (index, line) in self.what.lines().map(str::trim).filter(|line| !line.is_empty()).enumerate() {
+            write!(f, "{}{line}", if index > 0 { "; " } else { "" })?;
+        }
+        match &self.next {
+            Some(next) => write!(f, ": {next}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for CliError {}
+
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> Self {
+        Self::new(error)
+    }
+}
+
+impl From<StreamError> for CliError {
+    fn from(error: StreamError) -> Self {
+        Self::new(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_that_ends_with_what_to_do() {
+        let error = CliError::hint("runc said\n\n  no such file \n", "check the path");
+        assert_eq!(error.to_string(), "runc said; no such file: check the path");
+    }
+}

@@ -1,0 +1,361 @@
+use std::{
+    fmt,
+    fs::File,
+    io,
+    os::{fd::AsRawFd, unix::ffi::OsStrExt},
+    path::Path,
+};
+
+use bytes::Bytes;
+use capnp::capability::{FromClientHook, Promise, Response};
+use capnp_rpc::{RpcSystem, rpc_twoparty_capnp::Side, twoparty::VatNetwork};
+use futures_util::AsyncReadExt;
+use tokio::{net::UnixStream, task::JoinHandle};
+use tokio_util::compat::TokioAsyncReadCompatExt;
+
+use super::{
+    CONTROL_SOCKET, ClientError, CreateContainer, ExecSync, ExecSyncReply, ServeAttach, ServeExec, VersionReply,
+    conmon_capnp::conmon, encode, holdfast_capnp::holdfast,
+};
+use crate::model::WindowSize;
+
+/// The longest path a socket address holds, with its final NUL left out; unix(7).
+const SOCKET_PATH_MAX: usize = 107;
+
+/// One connection to a daemon. Calls may run at the same time; dropping it closes the connection.
+pub struct Client {
+    conmon: conmon::Client,
+    holdfast: holdfast::Client,
+    system: JoinHandle<()>,
+}
+
+impl Client {
+    /// Connects to the daemon of a runtime directory, whose path may be longer than a socket address takes.
+    ///
+    /// # Errors
+    /// [`ClientError::NoDaemon`] when nobody listens, [`ClientError::Connect`] for anything else.
+    ///
+    /// # Panics
+    /// Outside a tokio `LocalRuntime` or `LocalSet`.
+    pub async fn connect(runtime_dir: &Path) -> Result<Self, ClientError> {
+        let path = runtime_dir.join(CONTROL_SOCKET);
+        let stream = connect_socket(runtime_dir, &path).await.map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon(runtime_dir.into()),
+            _ => ClientError::Connect { path, source },
+        })?;
+        Ok(Self::over(stream))
+    }
+
+    /// The client of a connection that is there already.
+    fn over(stream: UnixStream) -> Self {
+        let (reader, writer) = stream.compat().split();
+        let network = Box::new(VatNetwork::new(reader, writer, Side::Client, Default::default()));
+        let mut system = RpcSystem::new(network, None);
+        let conmon: conmon::Client = system.bootstrap(Side::Server);
+        // Both interfaces are methods of the same object.
+        let holdfast = holdfast::Client::new(conmon.clone().into_client_hook());
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "the client is not the daemon; `Client` owns and aborts this task"
+        )]
+        let system = tokio::task::spawn_local(async move {
+            // The reason why a connection ended reaches every call that was waiting.
+            let _ = system.await;
+        });
+        Self { conmon, holdfast, system }
+    }
+
+    /// Whether the daemon has kept the connection open so far.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        !self.system.is_finished()
+    }
+
+    /// The compatible interface itself. Lives as long as this client.
+    #[must_use]
+    pub fn conmon(&self) -> &conmon::Client {
+        &self.conmon
+    }
+
+    /// The extended interface itself. Lives as long as this client.
+    #[must_use]
+    pub fn holdfast(&self) -> &holdfast::Client {
+        &self.holdfast
+    }
+
+    /// What the daemon is; `verbose` adds its dependencies.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn version(&self, verbose: bool) -> Result<VersionReply, ClientError> {
+        const CALL: &str = "version";
+        let mut call = self.conmon.version_request();
+        call.get().init_request().set_verbose(verbose);
+        let reply = answer(CALL, call.send().promise).await?;
+        let decode = || -> capnp::Result<VersionReply> {
+            let version = reply.get()?.get_response()?;
+            Ok(VersionReply {
+                process_id: version.get_process_id(),
+                version: version.get_version()?.to_string()?,
+                tag: version.get_tag()?.to_string()?,
+                commit: version.get_commit()?.to_string()?,
+                build_date: version.get_build_date()?.to_string()?,
+                target: version.get_target()?.to_string()?,
+                rust_version: version.get_rust_version()?.to_string()?,
+                cargo_version: version.get_cargo_version()?.to_string()?,
+                cargo_tree: version.get_cargo_tree()?.to_string()?,
+            })
+        };
+        decode().map_err(|error| failed(CALL, &error))
+    }
+
+    /// Creates a container and returns the pid of its init process, which waits for the runtime's `start`.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; the runtime's own message is part of a refusal.
+    pub async fn create_container(&self, create: &CreateContainer) -> Result<u32, ClientError> {
+        const CALL: &str = "createContainer";
+        let mut call = self.conmon.create_container_request();
+        encode::create(create, call.get().init_request())?;
+        let reply = answer(CALL, call.send().promise).await?;
+        let pid = || reply.get()?.get_response().map(|response| response.get_container_pid());
+        pid().map_err(|error| failed(CALL, &error))
+    }
+
+    /// Runs a command in a container to its end and returns what it wrote.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; a command that fails is not an error.
+    pub async fn exec_sync(&self, exec: &ExecSync) -> Result<ExecSyncReply, ClientError> {
+        const CALL: &str = "execSyncContainer";
+        let mut call = self.conmon.exec_sync_container_request();
+        let mut request = call.get().init_request();
+        request.set_id(exec.id.as_str());
+        request.set_timeout_sec(exec.timeout_s);
+        request.set_terminal(exec.terminal);
+        request.set_cgroup_manager(exec.cgroup_manager.into());
+        encode::texts(request.reborrow().init_command(encode::count(&exec.command)), &exec.command);
+        encode::map(request.init_env_vars(encode::count(&exec.env)), &exec.env);
+        let reply = answer(CALL, call.send().promise).await?;
+        let decode = || -> capnp::Result<ExecSyncReply> {
+            let response = reply.get()?.get_response()?;
+            Ok(ExecSyncReply {
+                exit_code: response.get_exit_code(),
+                stdout: Bytes::copy_from_slice(response.get_stdout()?),
+                stderr: Bytes::copy_from_slice(response.get_stderr()?),
+                timed_out: response.get_timed_out(),
+            })
+        };
+        decode().map_err(|error| failed(CALL, &error))
+    }
+
+    /// Makes a container close its log and open the path again.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn reopen_log(&self, id: &str) -> Result<(), ClientError> {
+        let mut call = self.conmon.reopen_log_container_request();
+        call.get().init_request().set_id(id);
+        answer("reopenLogContainer", call.send().promise).await.map(drop)
+    }
+
+    /// Sets the size of a container's terminal.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; a container without a terminal is one.
+    pub async fn set_window_size(&self, id: &str, size: WindowSize) -> Result<(), ClientError> {
+        let mut call = self.conmon.set_window_size_container_request();
+        let mut request = call.get().init_request();
+        request.set_id(id);
+        request.set_width(size.cols);
+        request.set_height(size.rows);
+        answer("setWindowSizeContainer", call.send().promise).await.map(drop)
+    }
+
+    /// The one-time URL of an exec; the command starts when a client connects there.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn serve_exec(&self, exec: &ServeExec) -> Result<String, ClientError> {
+        const CALL: &str = "serveExecContainer";
+        let mut call = self.conmon.serve_exec_container_request();
+        let mut request = call.get().init_request();
+        request.set_id(exec.id.as_str());
+        request.set_tty(exec.tty);
+        request.set_stdin(exec.stdin);
+        request.set_stdout(exec.stdout);
+        request.set_stderr(exec.stderr);
+        request.set_cgroup_manager(exec.cgroup_manager.into());
+        encode::texts(request.init_command(encode::count(&exec.command)), &exec.command);
+        let reply = answer(CALL, call.send().promise).await?;
+        let url = || reply.get()?.get_response()?.get_url()?.to_string().map_err(Into::into);
+        url().map_err(|error| failed(CALL, &error))
+    }
+
+    /// The one-time URL of an attach to a container.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn serve_attach(&self, attach: &ServeAttach) -> Result<String, ClientError> {
+        const CALL: &str = "serveAttachContainer";
+        let mut call = self.conmon.serve_attach_container_request();
+        let mut request = call.get().init_request();
+        request.set_id(attach.id.as_str());
+        request.set_stdin(attach.stdin);
+        request.set_stdout(attach.stdout);
+        request.set_stderr(attach.stderr);
+        let reply = answer(CALL, call.send().promise).await?;
+        let url = || reply.get()?.get_response()?.get_url()?.to_string().map_err(Into::into);
+        url().map_err(|error| failed(CALL, &error))
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.system.abort();
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+/// A path that is too long for a socket address is reached through its directory's descriptor; control-api.md 3.1.
+async fn connect_socket(runtime_dir: &Path, path: &Path) -> io::Result<UnixStream> {
+    if path.as_os_str().as_bytes().len() <= SOCKET_PATH_MAX {
+        return UnixStream::connect(path).await;
+    }
+    let dir = File::open(runtime_dir)?;
+    UnixStream::connect(format!("/proc/self/fd/{}/{CONTROL_SOCKET}", dir.as_raw_fd())).await
+}
+
+async fn answer<T: capnp::traits::Owned>(
+    call: &'static str,
+    promise: Promise<Response<T>, capnp::Error>,
+) -> Result<Response<T>, ClientError> {
+    promise.await.map_err(|error| failed(call, &error))
+}
+
+fn failed(call: &'static str, error: &capnp::Error) -> ClientError {
+    if error.kind == capnp::ErrorKind::Disconnected {
+        return ClientError::Gone { call };
+    }
+    // capnp-rpc puts this before what the other end really said.
+    let reason = error.extra.strip_prefix("remote exception: ").unwrap_or(&error.extra);
+    let reason = if reason.is_empty() { error.to_string() } else { reason.to_owned() };
+    ClientError::Refused { call, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::client::{CgroupManager, LogDriver, LogDriverKind};
+
+    /// Answers with what it was asked, so that a test sees whether every field arrived in its place.
+    struct Echo;
+
+    impl holdfast::Server for Echo {}
+
+    impl conmon::Server for Echo {
+        async fn create_container(
+            self: Rc<Self>,
+            params: conmon::CreateContainerParams,
+            _: conmon::CreateContainerResults,
+        ) -> capnp::Result<()> {
+            Err(capnp::Error::failed(format!("{:?}", params.get()?.get_request()?)))
+        }
+
+        async fn serve_exec_container(
+            self: Rc<Self>,
+            params: conmon::ServeExecContainerParams,
+            mut results: conmon::ServeExecContainerResults,
+        ) -> capnp::Result<()> {
+            results.get().init_response().set_url(format!("{:?}", params.get()?.get_request()?));
+            Ok(())
+        }
+    }
+
+    /// A client of [`Echo`], and its server's task.
+    fn echo(stream: UnixStream) -> JoinHandle<()> {
+        let (reader, writer) = stream.compat().split();
+        let network = Box::new(VatNetwork::new(reader, writer, Side::Server, Default::default()));
+        let holdfast: holdfast::Client = capnp_rpc::new_client(Echo);
+        let system = RpcSystem::new(network, Some(holdfast.client));
+        #[allow(clippy::disallowed_methods, reason = "a test's task ends with its runtime")]
+        tokio::task::spawn_local(async { drop(system.await) })
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+        runtime.unwrap().block_on(test);
+    }
+
+    #[test]
+    fn every_field_of_a_create_request_arrives_in_its_place() {
+        run(async {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let _server = echo(theirs);
+            let create = CreateContainer {
+                id: "i".to_owned(),
+                bundle: "/b".into(),
+                terminal: true,
+                stdin: true,
+                exit_paths: vec!["/e1".into(), "/e2".into()],
+                oom_exit_paths: vec!["/o".into()],
+                log_drivers: vec![LogDriver { kind: LogDriverKind::Json, path: "/l".into(), max_size: 7 }],
+                cleanup_command: vec!["c".to_owned()],
+                global_args: vec!["g".to_owned()],
+                command_args: vec!["a".to_owned()],
+                env: vec![("k".to_owned(), "v".to_owned())],
+                cgroup_manager: CgroupManager::Cgroupfs,
+                additional_fds: vec![1, 2],
+                leak_fds: vec![3],
+            };
+            let error = Client::over(ours).create_container(&create).await.unwrap_err();
+            let ClientError::Refused { call: "createContainer", reason } = error else { panic!("{error}") };
+            assert_eq!(
+                reason,
+                "(id = \"i\", bundlePath = \"/b\", terminal = true, stdin = true, exitPaths = [\"/e1\", \"/e2\"], \
+                 oomExitPaths = [\"/o\"], logDrivers = [(type = json, path = \"/l\", maxSize = 7)], cleanupCmd = \
+                 [\"c\"], globalArgs = [\"g\"], commandArgs = [\"a\"], metadataOld = (), envVars = [(key = \"k\", value \
+                 = \"v\")], cgroupManager = cgroupfs, additionalFds = [1, 2], leakFds = [3])"
+            );
+        });
+    }
+
+    #[test]
+    fn a_call_whose_daemon_goes_away_says_so() {
+        run(async {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let client = Client::over(ours);
+            drop(theirs);
+            let error = client.version(false).await.unwrap_err();
+            assert!(matches!(error, ClientError::Gone { call: "version" }), "{error}");
+            assert!(!client.is_connected());
+        });
+    }
+
+    #[test]
+    fn a_socket_path_beyond_the_limit_of_addresses_is_reached() {
+        run(async {
+            let dir = tempfile::tempdir().unwrap();
+            let deep = dir.path().join("x".repeat(120));
+            let none = Client::connect(&deep).await.unwrap_err();
+            assert!(matches!(none, ClientError::NoDaemon(_)), "{none}");
+            std::fs::create_dir(&deep).unwrap();
+            let handle = File::open(&deep).unwrap();
+            let short = format!("/proc/self/fd/{}/{CONTROL_SOCKET}", handle.as_raw_fd());
+            let listener = tokio::net::UnixListener::bind(short).unwrap();
+            let client = Client::connect(&deep).await.unwrap();
+            let _server = echo(listener.accept().await.unwrap().0);
+            let exec =
+                ServeExec { id: "i".to_owned(), command: vec!["c".to_owned()], tty: true, ..ServeExec::default() };
+            let asked = client.serve_exec(&exec).await.unwrap();
+            assert!(asked.starts_with("(id = \"i\", command = [\"c\"], tty = true"), "{asked}");
+        });
+    }
+}
