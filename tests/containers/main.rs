@@ -1,0 +1,8 @@
+//! The life of a container: create, logs, terminal, exit.
+
+mod create;
+mod exit;
+mod logs;
+#[path = "../support/mod.rs"]
+mod support;
+mod terminal;

@@ -1,0 +1,252 @@
+//! streaming 9.2 to 9.4, through the client.
+
+use holdfast::{
+    client::{ServeExec, StreamClient, StreamMessage},
+    model::{Outcome, WindowSize},
+};
+
+use crate::support::{self, BundleSpec, Sandbox, collect, within};
+
+pub(crate) fn with_container(test: impl AsyncFnOnce(&Sandbox)) {
+    support::e2e(async |sandbox| {
+        sandbox.run("c", &BundleSpec::idle()).await;
+        test(sandbox).await;
+    });
+}
+
+/// Reads until the output holds the text.
+pub(crate) async fn wait_output(session: &mut StreamClient, text: &str) {
+    let mut seen = Vec::new();
+    let reading = async {
+        while !String::from_utf8_lossy(&seen).contains(text) {
+            match session.next().await.expect("the server keeps to the protocol") {
+                StreamMessage::Stdout(bytes) | StreamMessage::Stderr(bytes) => seen.extend_from_slice(&bytes),
+                end => panic!("{end:?} after {:?}", String::from_utf8_lossy(&seen)),
+            }
+        }
+    };
+    within(reading).await;
+}
+
+#[test]
+fn both_streams_and_the_code_of_a_command_reach_the_client() {
+    with_container(async |sandbox| {
+        for code in [0, 1, 2, 42, 126, 127, 255] {
+            let all = sandbox.exec("c", &["sh", "-c", &format!("echo out; echo err >&2; exit {code}")]).await;
+            assert_eq!((&all.stdout[..], &all.stderr[..]), (&b"out\n"[..], &b"err\n"[..]));
+            assert_eq!((&all.statuses[..], all.close_code), (&[Outcome::Exited(code)][..], Some(1000)));
+        }
+        for (signal, code) in [(9, 137), (11, 139)] {
+            let all = sandbox.exec("c", &["sh", "-c", &format!("kill -{signal} $$")]).await;
+            assert_eq!(all.statuses, [Outcome::Exited(code)]);
+        }
+    });
+}
+
+#[test]
+fn stdin_that_ends_leaves_the_output_open() {
+    with_container(async |sandbox| {
+        let mut session = sandbox.exec_ws("c", &["sh", "-c", "cat; echo after"]).await;
+        session.send_stdin(b"hello\n").await.expect("open");
+        wait_output(&mut session, "hello\n").await;
+        session.close_stdin().await.expect("v5");
+        let all = collect(session).await;
+        assert_eq!((&all.stdout[..], &all.statuses[..]), (&b"after\n"[..], &[Outcome::Exited(0)][..]));
+    });
+}
+
+#[test]
+fn many_bytes_pass_both_ways_at_once_unchanged() {
+    with_container(async |sandbox| {
+        let (mut sender, mut receiver) = sandbox.exec_ws("c", &["cat"]).await.split();
+        let bytes: Vec<u8> = (0..20_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let send = async {
+            for piece in bytes.chunks(100_000) {
+                sender.send_stdin(piece).await.expect("open");
+            }
+            sender.close_stdin().await.expect("v5");
+        };
+        let ((), all) = within(futures_util::future::join(send, receiver.collect())).await;
+        let all = all.expect("the server keeps to the protocol");
+        assert!(all.stdout == bytes && all.statuses == [Outcome::Exited(0)], "{} bytes", all.stdout.len());
+    });
+}
+
+#[test]
+fn stdin_larger_than_any_buffer_waits_for_a_slow_process() {
+    with_container(async |sandbox| {
+        let (mut sender, mut receiver) = sandbox.exec_ws("c", &["sh", "-c", "sleep 1; wc -c"]).await.split();
+        let send = async {
+            for _ in 0..300 {
+                sender.send_stdin(&[b'x'; 100_000]).await.expect("open");
+            }
+            sender.close_stdin().await.expect("v5");
+        };
+        let ((), all) = within(futures_util::future::join(send, receiver.collect())).await;
+        assert_eq!(all.expect("the server keeps to the protocol").stdout, b"30000000\n");
+    });
+}
+
+#[test]
+fn a_process_that_leaves_its_stdin_unread_ends_well_all_the_same() {
+    with_container(async |sandbox| {
+        let (mut sender, mut receiver) = sandbox.exec_ws("c", &["sh", "-c", "echo bye; exit 3"]).await.split();
+        let flood = async { while sender.send_stdin(&[b'x'; 100_000]).await.is_ok() {} };
+        let all = within(async {
+            tokio::select! {
+                all = receiver.collect() => all,
+                () = async { flood.await; std::future::pending().await } => unreachable!(),
+            }
+        });
+        let all = all.await.expect("the server keeps to the protocol");
+        assert_eq!((&all.stdout[..], &all.statuses[..]), (&b"bye\n"[..], &[Outcome::Exited(3)][..]));
+        assert_eq!(all.close_code, Some(1000));
+    });
+}
+
+#[test]
+fn a_client_that_pauses_stops_the_process_and_then_gets_every_byte() {
+    with_container(async |sandbox| {
+        let mut session = sandbox.exec_ws("c", &["sh", "-c", "seq 1 3000000; echo done > /done"]).await;
+        within(session.next()).await.expect("the first, empty message");
+        // Another session goes on meanwhile, and the first process does not: 23 MB fit into no buffer on the way.
+        for _ in 0..5 {
+            assert_eq!(sandbox.exec("c", &["seq", "1", "100000"]).await.stdout.len(), 588_895);
+        }
+        assert!(!sandbox.in_rootfs("done").exists());
+        let all = collect(session).await;
+        let wanted: usize = (1..=3_000_000_u32).map(|number| number.to_string().len() + 1).sum();
+        assert!(all.stdout.len() == wanted && all.stdout.ends_with(b"\n3000000\n"), "{} of {wanted}", all.stdout.len());
+        assert_eq!(all.statuses, [Outcome::Exited(0)]);
+    });
+}
+
+#[test]
+fn a_size_sent_first_is_the_size_the_command_starts_with_and_later_ones_are_signalled() {
+    with_container(async |sandbox| {
+        // A runtime does not wait until we have set the size of the terminal it sent: until then there is none.
+        let script = "trap : WINCH; until stty size 2>/dev/null | grep .; do :; done; trap 'stty size; exit 4' WINCH; echo ready; \
+                      while :; do sleep 0.1; done";
+        let mut session = sandbox.exec_tty_ws("c", &["sh", "-c", script]).await;
+        session.resize(WindowSize { cols: 133, rows: 44 }).await.expect("open");
+        wait_output(&mut session, "44 133\r\nready\r\n").await;
+        session.resize(WindowSize { cols: 0, rows: 5 }).await.expect("open");
+        session.resize(WindowSize { cols: 100, rows: 50 }).await.expect("open");
+        let all = collect(session).await;
+        assert_eq!((&all.stdout[..], &all.statuses[..]), (&b"50 100\r\n"[..], &[Outcome::Exited(4)][..]));
+    });
+}
+
+#[test]
+fn a_terminal_has_one_stream_even_when_stderr_was_asked_for() {
+    with_container(async |sandbox| {
+        let command = ["sh", "-c", "printf stdout; printf stderr >&2"].map(str::to_owned).into();
+        let exec =
+            ServeExec { id: "c".to_owned(), command, tty: true, stdout: true, stderr: true, ..ServeExec::default() };
+        let all = collect(sandbox.exec_session(exec).await).await;
+        assert_eq!(
+            (&all.stdout[..], &all.stderr[..], &all.statuses[..]),
+            (&b"stdoutstderr"[..], &b""[..], &[Outcome::Exited(0)][..])
+        );
+    });
+}
+
+#[test]
+fn the_last_bytes_of_a_short_command_with_a_terminal_arrive() {
+    with_container(async |sandbox| {
+        for round in 0..if support::long() { 1000 } else { 30 } {
+            let mut session = sandbox.exec_tty_ws("c", &["sh", "-c", "seq 1 500; printf end"]).await;
+            session.send_stdin(b"").await.expect("open");
+            let all = collect(session).await;
+            assert!(all.stdout.ends_with(b"\n500\r\nend"), "round {round}: {:?}", String::from_utf8_lossy(&all.stdout));
+        }
+    });
+}
+
+#[test]
+fn a_background_child_that_holds_the_output_does_not_hold_the_session() {
+    with_container(async |sandbox| {
+        let all = sandbox.exec("c", &["sh", "-c", "echo x; sleep 1000 & exit 3"]).await;
+        assert_eq!((&all.stdout[..], &all.statuses[..]), (&b"x\n"[..], &[Outcome::Exited(3)][..]));
+    });
+}
+
+#[test]
+fn a_silent_pause_between_outputs_is_not_the_end() {
+    with_container(async |sandbox| {
+        let all = sandbox.exec("c", &["sh", "-c", "echo one; sleep 3; echo two"]).await;
+        assert_eq!((&all.stdout[..], &all.statuses[..]), (&b"one\ntwo\n"[..], &[Outcome::Exited(0)][..]));
+    });
+}
+
+#[test]
+fn a_command_that_cannot_be_started_is_a_failed_status_and_a_normal_close() {
+    with_container(async |sandbox| {
+        let all = sandbox.exec("c", &["invalid"]).await;
+        let [Outcome::Failed(text)] = &all.statuses[..] else { panic!("{all:?}") };
+        assert!(
+            text.contains("error executing command in container: ") && text.contains("not found in $PATH"),
+            "{text}"
+        );
+        assert_eq!(all.close_code, Some(1000));
+        let tty = collect(sandbox.exec_tty_ws("c", &["invalid"]).await).await;
+        assert!(matches!(&tty.statuses[..], [Outcome::Failed(_)]) && tty.close_code == Some(1000), "{tty:?}");
+    });
+}
+
+#[test]
+fn sessions_outlive_the_control_client_that_asked_for_them() {
+    with_container(async |sandbox| {
+        let client = sandbox.connect().await;
+        let url = |command: &str| ServeExec {
+            id: "c".to_owned(),
+            command: vec![command.to_owned()],
+            stdin: true,
+            stdout: true,
+            ..ServeExec::default()
+        };
+        let (now, later) = (client.serve_exec(&url("cat")).await.expect("a URL"), client.serve_exec(&url("cat")).await);
+        let mut session = StreamClient::connect(&now, &holdfast::client::STREAM_PROTOCOLS).await.expect("taken");
+        within(session.next()).await.expect("the first, empty message");
+        drop(client);
+        let again = sandbox.connect().await;
+        assert_eq!(again.version(false).await.expect("alive").process_id, sandbox.daemon_pid());
+        let later =
+            StreamClient::connect(&later.expect("a URL"), &holdfast::client::STREAM_PROTOCOLS).await.expect("taken");
+        for mut session in [session, later] {
+            session.send_stdin(b"still here").await.expect("open");
+            session.close_stdin().await.expect("v5");
+            assert_eq!(collect(session).await.stdout, b"still here");
+        }
+    });
+}
+
+#[test]
+fn the_end_of_the_container_ends_a_session_in_it_with_a_status() {
+    with_container(async |sandbox| {
+        let mut session = sandbox.exec_ws("c", &["sh", "-c", "echo up; cat"]).await;
+        wait_output(&mut session, "up\n").await;
+        sandbox.runtime(&["kill", "c", "KILL"]);
+        let all = collect(session).await;
+        assert_eq!((&all.statuses[..], all.close_code), (&[Outcome::Exited(137)][..], Some(1000)));
+    });
+}
+
+#[test]
+fn the_runtime_gets_each_option_once_and_only_a_terminal_gets_a_console_socket() {
+    support::e2e_recording(async |sandbox| {
+        sandbox.run("c", &BundleSpec::idle()).await;
+        sandbox.exec("c", &["echo", "--pid-file=x"]).await;
+        collect(sandbox.exec_tty_ws("c", &["true"]).await).await;
+        let calls = sandbox.calls();
+        let root = format!("--root={}", sandbox.path().join("root").display());
+        let pidfile = format!("--pid-file={}/exec_streaming", sandbox.runtime_dir().display());
+        assert!(calls[1][..3] == [&root, "exec", "-d"] && calls[1][3].starts_with(&pidfile), "{calls:?}");
+        assert_eq!(calls[1][4..], ["c", "echo", "--pid-file=x"]);
+        assert!(calls[2][..3] == [&root, "exec", "-d"] && calls[2][3].starts_with("--console-socket="), "{calls:?}");
+        assert!(
+            calls[2][4] == "--tty" && calls[2][5].starts_with(&pidfile) && calls[2][6..] == ["c", "true"],
+            "{calls:?}"
+        );
+    });
+}

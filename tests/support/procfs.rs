@@ -1,0 +1,65 @@
+//! Processes seen from outside.
+
+use std::{
+    fs,
+    process::{Child, Command, Stdio},
+};
+
+/// How many descriptors a process has open.
+pub(crate) fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).expect("the process is there and ours").count()
+}
+
+/// The numbers of the processes whose parent this is, with their states.
+pub(crate) fn children(parent: u32) -> Vec<(u32, char)> {
+    let processes = fs::read_dir("/proc").expect("procfs").flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let child = |pid: u32| {
+        let (state, ppid) = stat(pid)?;
+        (ppid == parent).then_some((pid, state))
+    };
+    numbers.filter_map(child).collect()
+}
+
+/// How many ended children a process has not collected.
+pub(crate) fn zombies(parent: u32) -> usize {
+    children(parent).iter().filter(|(_, state)| *state == 'Z').count()
+}
+
+/// Whether a process runs, a zombie not counted.
+pub(crate) fn runs(pid: u32) -> bool {
+    stat(pid).is_some_and(|(state, _)| state != 'Z')
+}
+
+/// State and parent; the name before them may hold anything.
+fn stat(pid: u32) -> Option<(char, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+/// The value of a line of `/proc/PID/status`.
+pub(crate) fn status_line(pid: u32, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {name} in {status}")).trim().to_owned()
+}
+
+/// Two processes that take all the time they get, for tests under load.
+pub(crate) struct BusyLoops(Vec<Child>);
+
+impl BusyLoops {
+    pub(crate) fn start() -> Self {
+        let spin = || Command::new("sh").args(["-c", "while :; do :; done"]).stdin(Stdio::null()).spawn();
+        Self((0..2).map(|_| spin().expect("a shell")).collect())
+    }
+}
+
+impl Drop for BusyLoops {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
