@@ -101,6 +101,25 @@ fn a_create_that_hangs_is_killed_with_all_its_processes() {
 }
 
 #[test]
+fn a_create_that_never_stops_printing_is_killed_and_holds_up_nobody() {
+    with_limit(async |sandbox, neighbour| {
+        FakeRuntime::of(sandbox).plan("create", "exec yes the same again >&2");
+        let endless = async || {
+            let calls = async {
+                let client = sandbox.connect().await;
+                for _ in 0..50 {
+                    timeout(DEADLINE, client.version(false)).await.expect("an answer meanwhile").unwrap();
+                }
+            };
+            let spec = BundleSpec::idle();
+            tokio::join!(refused_create(sandbox, &spec), calls).0
+        };
+        let reason = neighbour.undisturbed("an endless flood", endless).await;
+        assert!(reason.contains("did not answer in time") && reason.contains("the same again"), "{reason}");
+    });
+}
+
+#[test]
 fn a_create_that_dies_or_fails_is_told_in_the_runtimes_own_words() {
     beside_a_neighbour(async |sandbox, neighbour| {
         let fake = FakeRuntime::of(sandbox);

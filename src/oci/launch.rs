@@ -203,14 +203,14 @@ impl Watch {
                     self.drain();
                     return Err(LaunchError::TimedOut { message: self.capture.text() });
                 }
-                read = self.stdout.read(), if room && self.stdout.open => self.took(read),
-                read = self.stderr.read(), if room && self.stderr.open => self.took(read),
+                read = self.stdout.read(), if room && self.stdout.open => self.took(read).await,
+                read = self.stderr.read(), if room && self.stderr.open => self.took(read).await,
                 () = sleep(FLOOD_LIMIT), if !room => self.capture.give_up(),
             }
         }
     }
 
-    fn took(&mut self, (stream, bytes): (StdStream, BytesMut)) {
+    async fn took(&mut self, (stream, bytes): (StdStream, BytesMut)) {
         if bytes.is_empty() {
             match stream {
                 StdStream::Stdout => self.stdout.open = false,
@@ -218,6 +218,9 @@ impl Watch {
             }
         } else {
             self.capture.push(stream, bytes);
+            // tokio does not meter these reads: a runtime that never stops printing would have the thread for itself, and
+            // not even its own deadline would be noticed.
+            tokio::task::yield_now().await;
         }
     }
 

@@ -263,7 +263,8 @@ impl Reader {
         self.buffer.reserve(READ_CHUNK);
         match self.socket.try_read_buf(&mut self.buffer) {
             Ok(0) => self.vanished(),
-            Ok(_) => {}
+            // tokio does not meter these reads: a client that never stops sending would have the thread for itself.
+            Ok(_) => tokio::task::yield_now().await,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => {
                 tracing::debug!(%error, "a client's connection broke");

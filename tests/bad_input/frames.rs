@@ -92,6 +92,32 @@ fn messages_without_meaning_are_ignored() {
 }
 
 #[test]
+fn a_client_that_never_stops_sending_holds_up_nobody() {
+    beside_a_neighbour(async |sandbox, neighbour| {
+        let flood = async || {
+            let mut raw = session(sandbox, true, &["sleep", "1000"]).await;
+            let sizes = frame(BINARY, b"\x04{\"Width\":80,\"Height\":24}").repeat(4096);
+            let sending = async {
+                loop {
+                    raw.send(&sizes).await;
+                }
+            };
+            let calls = async {
+                let client = sandbox.connect().await;
+                for _ in 0..200 {
+                    timeout(DEADLINE, client.version(false)).await.expect("an answer meanwhile").unwrap();
+                }
+            };
+            tokio::select! {
+                () = sending => unreachable!("it never ends"),
+                () = calls => {}
+            }
+        };
+        neighbour.undisturbed("a flood of sizes", flood).await;
+    });
+}
+
+#[test]
 fn a_good_size_counts_after_any_amount_of_bad_ones() {
     beside_a_neighbour(async |sandbox, neighbour| {
         neighbour
