@@ -1,6 +1,8 @@
 //! A client that watches a container, and may type into it.
 
-use std::{rc::Weak, time::Duration};
+use std::{cell::Cell, rc::Weak, time::Duration};
+
+use tokio::time::{sleep, timeout};
 
 use super::{
     Activity, AtStdinEnd, InputEnd,
@@ -39,25 +41,41 @@ pub(crate) async fn run(
         // A terminal has no end of input, only a client that has stopped typing.
         (_, true) => AtStdinEnd::Ignore,
     };
-    let input = pass_input(reader, &stdio, stdin, at_end, &activity);
+    let (subscription, detached) = (output.subscription(), Cell::new(false));
+    let input = async {
+        if pass_input(reader, &stdio, stdin, at_end, &activity).await == InputEnd::Detached {
+            // What is queued is delivered first; the output half then ends the session.
+            detached.set(true);
+            subscription.stop();
+            std::future::pending::<()>().await;
+        }
+    };
+    let cut_and_deaf = async {
+        subscription.cut().await;
+        sleep(CUT_LIMIT).await;
+    };
     let ended = tokio::select! {
         biased;
-        sent = send_output(pod, &container, &mut output, writer, &activity) => Some(sent),
-        end = input => match end {
-            InputEnd::Gone => None,
-            InputEnd::Detached => Some(Ok(Outcome::Exited(0))),
-        },
+        sent = send_output(&mut output, writer, &activity) => Some(sent),
+        () = cut_and_deaf => None,
+        () = input => None,
         () = activity.idle() => Some(Ok(Outcome::Failed("session idle for too long".to_owned()))),
     };
+    if subscription.missed() > 0 {
+        pod.counters.attach_cut_bytes.add(subscription.missed());
+        tracing::warn!(missed = subscription.missed(), "attach client too slow: cut");
+    }
     if let Some(Ok(outcome)) = ended {
-        let _ = tokio::time::timeout(CUT_LIMIT, writer.finish(&outcome)).await;
+        if outcome == Outcome::Exited(0) && !detached.get() {
+            // Whoever sees the end of the session may rely on the log and the exit file.
+            container.exited().await;
+        }
+        let _ = timeout(CUT_LIMIT, writer.finish(&outcome)).await;
     }
 }
 
 /// The output half: returns how the session ends.
 async fn send_output(
-    pod: &Pod,
-    container: &Container,
     output: &mut Subscriber,
     writer: &mut impl ClientWriter,
     activity: &Activity,
@@ -69,14 +87,8 @@ async fn send_output(
                 activity.touch();
             }
             // Attach carries no exit code: the container's is its exit file's.
-            Next::End => {
-                // Whoever sees the end of the session may rely on the log and the exit file.
-                container.exited().await;
-                return Ok(Outcome::Exited(0));
-            }
+            Next::End => return Ok(Outcome::Exited(0)),
             Next::Cut { missed } => {
-                pod.counters.attach_cut_bytes.add(missed);
-                tracing::warn!(missed, "attach client too slow: cut");
                 return Ok(Outcome::Failed(format!("attach client too slow: {missed} bytes not delivered")));
             }
         }

@@ -68,6 +68,8 @@ struct Queue {
     ended: Cell<bool>,
     missed: Cell<Option<u64>>,
     changed: Notify,
+    /// Woken once, when the first byte is missed.
+    cut: Notify,
 }
 
 impl Fanout {
@@ -80,6 +82,7 @@ impl Fanout {
             ended: Cell::new(false),
             missed: Cell::new(None),
             changed: Notify::new(),
+            cut: Notify::new(),
         });
         self.subscribers.borrow_mut().push(Rc::downgrade(&queue));
         Subscriber { queue, fanout: self.clone() }
@@ -113,15 +116,14 @@ impl Fanout {
     /// Nothing more will be published: subscribers see the end after what they have queued.
     pub(crate) fn end(&self) {
         for queue in self.subscribers.borrow_mut().drain(..).filter_map(|weak| weak.upgrade()) {
-            queue.ended.set(true);
-            queue.changed.notify_one();
+            queue.end();
         }
     }
 }
 
 impl Queue {
     fn offer(&self, chunk: &Chunk) {
-        if !self.wants.includes(chunk.stream) {
+        if !self.wants.includes(chunk.stream) || self.ended.get() {
             return;
         }
         let length = chunk.bytes.len() as u64;
@@ -131,9 +133,15 @@ impl Queue {
         }
         if self.lag == Lag::Disconnect && self.bytes.borrow().cost() >= SUBSCRIBER_QUEUE {
             self.missed.set(Some(length));
+            self.cut.notify_one();
         } else {
             self.bytes.borrow_mut().push(chunk.stream, chunk.bytes.clone());
         }
+        self.changed.notify_one();
+    }
+
+    fn end(&self) {
+        self.ended.set(true);
         self.changed.notify_one();
     }
 
@@ -149,7 +157,34 @@ pub(crate) struct Subscriber {
     fanout: Rc<Fanout>,
 }
 
+/// A hold on one subscription beside its [`Subscriber`].
+#[derive(Debug)]
+pub(crate) struct Subscription(Rc<Queue>);
+
+impl Subscription {
+    /// Ends it: the subscriber still gets what is queued.
+    pub(crate) fn stop(&self) {
+        self.0.end();
+    }
+
+    /// Resolves when it was too slow for the first time.
+    pub(crate) async fn cut(&self) {
+        while self.0.missed.get().is_none() {
+            self.0.cut.notified().await;
+        }
+    }
+
+    /// What it has missed so far, in bytes.
+    pub(crate) fn missed(&self) -> u64 {
+        self.0.missed.get().unwrap_or(0)
+    }
+}
+
 impl Subscriber {
+    pub(crate) fn subscription(&self) -> Subscription {
+        Subscription(self.queue.clone())
+    }
+
     /// The next chunk. Cancel safe.
     pub(crate) async fn next(&mut self) -> Next {
         loop {
@@ -223,8 +258,19 @@ mod tests {
             fanout.publish(&chunk(16 * 1024));
             assert!(!fanout.blocked());
         }
+        slow.subscription().cut().await;
         let (got, end) = taken(&mut slow).await;
         assert_eq!(end, Next::Cut { missed: 100 * 16 * 1024 - got });
+    }
+
+    #[tokio::test]
+    async fn a_stopped_subscriber_gets_what_is_queued_and_nothing_more() {
+        let fanout = Rc::new(Fanout::default());
+        let mut leaving = fanout.subscribe(BOTH, Lag::Disconnect);
+        fanout.publish(&chunk(1000));
+        leaving.subscription().stop();
+        fanout.publish(&chunk(1000));
+        assert_eq!(taken(&mut leaving).await, (1000, Next::End));
     }
 
     #[tokio::test]

@@ -288,6 +288,10 @@ impl Reader {
             let _ = timeout(CLOSE_LIMIT, self.out.flushed()).await;
             return;
         }
+        if !self.out.close_sent.get() {
+            // The session gave its client up: there is no good-bye to wait for.
+            return;
+        }
         let start = Instant::now();
         let mut quiet_since = None;
         while !self.gone && start.elapsed() < LINGER_MAX {
