@@ -1,11 +1,11 @@
 //! A client that watches a container, and may type into it.
 
-use std::{cell::Cell, rc::Weak, time::Duration};
+use std::{cell::Cell, rc::Weak};
 
 use tokio::time::{sleep, timeout};
 
 use super::{
-    Activity, AtStdinEnd, InputEnd,
+    Activity, AtStdinEnd, GOODBYE_LIMIT, InputEnd,
     client::{ClientReader, ClientWriter, Gone},
     pass_input,
 };
@@ -14,9 +14,6 @@ use crate::{
     model::Outcome,
     stdio::{Lag, Next, Subscriber, Wants},
 };
-
-/// How long a client that was cut may take to read what it had queued and why it was cut.
-const CUT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Serves one client until the container has exited, the client is gone or detaches. Never touches the container.
 pub(crate) async fn run(
@@ -52,7 +49,7 @@ pub(crate) async fn run(
     };
     let cut_and_deaf = async {
         subscription.cut().await;
-        sleep(CUT_LIMIT).await;
+        sleep(GOODBYE_LIMIT).await;
     };
     let ended = tokio::select! {
         biased;
@@ -70,7 +67,7 @@ pub(crate) async fn run(
             // Whoever sees the end of the session may rely on the log and the exit file.
             container.exited().await;
         }
-        let _ = timeout(CUT_LIMIT, writer.finish(&outcome)).await;
+        let _ = timeout(GOODBYE_LIMIT, writer.finish(&outcome)).await;
     }
 }
 

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::{
-    Activity, AtStdinEnd,
+    Activity, AtStdinEnd, GOODBYE_LIMIT,
     client::{ClientReader, ClientWriter, Gone},
     pass_input,
 };
@@ -38,7 +38,8 @@ pub(crate) async fn run(
         _ = pass_input(reader, &stdio, stdin, AtStdinEnd::HalfClose, &activity) => true,
         () = activity.idle() => {
             tracing::info!(limit = ?pod.config.idle_timeout, "session idle for too long");
-            let _ = writer.finish(&Outcome::Failed("session idle for too long".to_owned())).await;
+            let outcome = Outcome::Failed("session idle for too long".to_owned());
+            let _ = tokio::time::timeout(GOODBYE_LIMIT, writer.finish(&outcome)).await;
             true
         }
     };

@@ -16,6 +16,9 @@ use tokio::time::{Instant, sleep_until};
 use self::client::{ClientEvent, ClientReader};
 use crate::stdio::Stdio;
 
+/// How long a client that was given up (cut, or idle) may take to read what it had queued and why.
+const GOODBYE_LIMIT: Duration = Duration::from_secs(60);
+
 /// The sessions under way. Full: a new client is refused before its token is looked at.
 #[derive(Debug)]
 pub(crate) struct SessionTable {
