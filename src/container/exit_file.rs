@@ -20,11 +20,22 @@ const FILE_LIMIT: Duration = Duration::from_secs(5);
 pub(super) async fn write_all(blocking: &Blocking, paths: &[PathBuf], content: &str) {
     let prepared = join_all(paths.iter().map(|path| prepare(blocking, path, content))).await;
     for (path, temporary) in paths.iter().zip(prepared).rev() {
-        let Some(temporary) = temporary else { continue };
-        let target = path.clone();
-        let rename = move || fs::rename(&temporary, target);
-        report(path, blocking.run("rename", path, FILE_LIMIT, rename, drop).await);
+        if let Some(temporary) = temporary {
+            publish(blocking, path, temporary).await;
+        }
     }
+}
+
+/// Renames the temporary file to its target, or removes it when that failed twice.
+async fn publish(blocking: &Blocking, path: &Path, temporary: PathBuf) {
+    for _ in 0..2 {
+        let (from, to) = (temporary.clone(), path.to_owned());
+        let rename = move || fs::rename(from, to);
+        if report(path, blocking.run("rename", path, FILE_LIMIT, rename, drop).await) {
+            return;
+        }
+    }
+    let _ = blocking.run("remove", path, FILE_LIMIT, move || fs::remove_file(temporary), drop).await;
 }
 
 /// Writes the temporary file; `None` when that failed twice.
@@ -57,4 +68,29 @@ fn beside(path: &Path) -> PathBuf {
     let mut name = path.file_name().map_or_else(|| OsString::from("exit"), OsString::from);
     name.push(".tmp");
     path.with_file_name(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn local(test: impl Future<Output = ()>) {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build_local(Default::default()).unwrap().block_on(test);
+    }
+
+    #[test]
+    fn one_path_that_cannot_be_written_neither_stops_the_others_nor_leaves_anything() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        // A directory that is not empty cannot be renamed over; one that is missing cannot be written into.
+        fs::create_dir_all(path("taken/full")).unwrap();
+        local(async {
+            write_all(&Blocking::new(), &[path("a"), path("taken"), path("missing/b"), path("c")], "137").await;
+        });
+        assert_eq!(fs::read_to_string(path("a")).unwrap() + &fs::read_to_string(path("c")).unwrap(), "137137");
+        let mut names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["a", "c", "taken"]);
+    }
 }
