@@ -18,27 +18,29 @@ use crate::sys::{SysError, fd::set_nonblocking, reactor};
 #[derive(Debug)]
 pub(crate) struct AsyncFile {
     fd: AsyncFd<OwnedFd>,
+    /// A read that gives less than asked for has emptied it, so asking again is of no use before the next event.
+    is_pipe: bool,
 }
 
 impl AsyncFile {
-    /// Registers a descriptor for reading.
-    pub(crate) fn reader(fd: OwnedFd) -> Result<Self, SysError> {
-        Self::register(fd, Interest::READABLE)
+    /// Registers the read end of a pipe.
+    pub(crate) fn pipe_reader(fd: OwnedFd) -> Result<Self, SysError> {
+        Ok(Self { is_pipe: true, ..Self::register(fd, Interest::READABLE)? })
     }
 
-    /// Registers a descriptor for writing.
-    pub(crate) fn writer(fd: OwnedFd) -> Result<Self, SysError> {
+    /// Registers the write end of a pipe.
+    pub(crate) fn pipe_writer(fd: OwnedFd) -> Result<Self, SysError> {
         Self::register(fd, Interest::WRITABLE)
     }
 
-    /// Registers a descriptor for both, as a terminal needs.
-    pub(crate) fn both(fd: OwnedFd) -> Result<Self, SysError> {
+    /// Registers the master end of a terminal, for both ways.
+    pub(crate) fn terminal(fd: OwnedFd) -> Result<Self, SysError> {
         Self::register(fd, Interest::READABLE | Interest::WRITABLE)
     }
 
     fn register(fd: OwnedFd, interest: Interest) -> Result<Self, SysError> {
         set_nonblocking(&fd)?;
-        Ok(Self { fd: reactor::watch(fd, interest)? })
+        Ok(Self { fd: reactor::watch(fd, interest)?, is_pipe: false })
     }
 
     /// Reads once into the spare room of `buffer` (at most `limit` bytes), waiting until something is there.
@@ -46,8 +48,17 @@ impl AsyncFile {
     pub(crate) async fn read(&self, buffer: &mut BytesMut, limit: usize) -> io::Result<usize> {
         loop {
             let mut ready = self.fd.readable().await?;
-            if let Ok(done) = ready.try_io(|fd| read_some(fd.as_fd(), buffer, limit)) {
-                return done;
+            match ready.try_io(|fd| read_some(fd.as_fd(), buffer, limit)) {
+                Ok(Ok(count)) => {
+                    if self.is_pipe && count < limit && count > 0 {
+                        ready.clear_ready();
+                    }
+                    return Ok(count);
+                }
+                Ok(Err(error)) => return Err(error),
+                // Whoever waits must not hold a buffer meanwhile.
+                Err(_) if buffer.is_empty() => *buffer = BytesMut::new(),
+                Err(_) => {}
             }
         }
     }
@@ -102,4 +113,47 @@ fn read_some(fd: BorrowedFd<'_>, buffer: &mut BytesMut, limit: usize) -> io::Res
     };
     buffer.truncate(start + done.unwrap_or(0));
     done.map_err(io::Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::sys::fd::pipe_cloexec;
+
+    fn local(test: impl Future<Output = ()>) {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build_local(Default::default()).unwrap().block_on(test);
+    }
+
+    #[test]
+    fn data_and_the_end_that_come_after_a_short_read_are_noticed() {
+        local(async {
+            let (reader, writer) = pipe_cloexec().unwrap();
+            let (reader, writer) = (AsyncFile::pipe_reader(reader).unwrap(), AsyncFile::pipe_writer(writer).unwrap());
+            for text in [&b"one"[..], b"two"] {
+                writer.write(text).await.unwrap();
+                let mut buffer = BytesMut::new();
+                assert_eq!(reader.read(&mut buffer, 1024).await.unwrap(), text.len());
+                assert_eq!(buffer, text);
+            }
+            writer.write(b"last").await.unwrap();
+            drop(writer);
+            let mut buffer = BytesMut::new();
+            assert_eq!(reader.read(&mut buffer, 1024).await.unwrap(), 4);
+            assert_eq!(reader.read(&mut buffer, 1024).await.unwrap(), 0);
+        });
+    }
+
+    #[test]
+    fn a_reader_that_waits_holds_no_buffer() {
+        local(async {
+            let (reader, _writer) = pipe_cloexec().unwrap();
+            let reader = AsyncFile::pipe_reader(reader).unwrap();
+            let mut buffer = BytesMut::new();
+            assert!(reader.read(&mut buffer, 16 * 1024).now_or_never().is_none());
+            assert_eq!(buffer.capacity(), 0);
+        });
+    }
 }

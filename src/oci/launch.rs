@@ -142,7 +142,7 @@ struct Source {
 
 impl Source {
     fn new(fd: OwnedFd, stream: StdStream) -> Result<Self, SysError> {
-        Ok(Self { file: AsyncFile::reader(fd)?, stream, open: true })
+        Ok(Self { file: AsyncFile::pipe_reader(fd)?, stream, open: true })
     }
 
     async fn read(&self) -> (StdStream, BytesMut) {

@@ -141,7 +141,7 @@ impl Stdio {
     ) -> Result<Pump, SysError> {
         let target = match (&output, stdin) {
             (Output::Terminal(_), _) => None,
-            (Output::Pipes { .. }, Some(fd)) => Some(Target::Pipe(AsyncFile::writer(fd)?)),
+            (Output::Pipes { .. }, Some(fd)) => Some(Target::Pipe(AsyncFile::pipe_writer(fd)?)),
             (Output::Pipes { .. }, None) => None,
         };
         let (pump, master) = Pump::new(self.clone(), output, log, limits)?;

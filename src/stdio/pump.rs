@@ -86,7 +86,7 @@ impl Pump {
                 None,
             ),
             Output::Terminal(master) => {
-                let master = Rc::new(AsyncFile::both(master)?);
+                let master = Rc::new(AsyncFile::terminal(master)?);
                 (vec![source(master.clone(), StdStream::Stdout, true)], Some(master))
             }
         };
@@ -261,7 +261,7 @@ impl Source {
     /// The writer and the resizer keep the first one, which this source keeps open with it.
     fn renew(&mut self) {
         let again = self.file.as_fd().try_clone_to_owned().map_err(|e| SysError::from_io("register a terminal", &e));
-        match again.and_then(AsyncFile::reader) {
+        match again.and_then(AsyncFile::terminal) {
             Ok(file) => self.renewed = Some(file),
             Err(error) => tracing::warn!(%error, "a terminal could not be registered again"),
         }

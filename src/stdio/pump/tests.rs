@@ -25,7 +25,8 @@ fn rig() -> Rig {
     let (scope, stdio) = (Scope::new(), Stdio::new(false, false, Rc::default()));
     let output = stdio.subscribe(Wants { stdout: true, stderr: true }, Lag::Wait);
     let ((out, stdout), (err, stderr)) = (pipe_cloexec().unwrap(), pipe_cloexec().unwrap());
-    let ends = Output::Pipes { stdout: AsyncFile::reader(out).unwrap(), stderr: AsyncFile::reader(err).unwrap() };
+    let ends =
+        Output::Pipes { stdout: AsyncFile::pipe_reader(out).unwrap(), stderr: AsyncFile::pipe_reader(err).unwrap() };
     let pump = stdio.connect(ends, None, None, LIMITS, &scope).unwrap();
     Rig { stdio, pump, stdout, stderr, output, scope }
 }
@@ -79,7 +80,7 @@ fn the_drain_clock_stands_while_a_slow_client_holds_output_back() {
         let Rig { pump, stdout, stderr, mut output, scope: _scope, .. } = rig();
         drop(stderr);
         let writer = async {
-            let pipe = AsyncFile::writer(stdout).unwrap();
+            let pipe = AsyncFile::pipe_writer(stdout).unwrap();
             let mut left = 1024 * 1024;
             while left > 0 {
                 left -= pipe.write(&vec![b'x'; left.min(32 * 1024)]).await.unwrap();
