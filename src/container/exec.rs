@@ -8,7 +8,7 @@ use tracing::Instrument as _;
 
 use super::Pod;
 use crate::{
-    model::{ExitStatus, WindowSize},
+    model::{ExitStatus, WindowSize, one_line},
     oci::{ExecSpec, LaunchError, Started},
     stdio::{DrainLimits, Stdio},
 };
@@ -80,7 +80,7 @@ impl Pod {
                     ExecState::Ended(pod.watch_exec(started, &stdio, &exit, kill).await)
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "exec failed");
+                    tracing::debug!(error = one_line(&error), "exec failed");
                     stdio.end();
                     ExecState::Failed(Rc::new(error))
                 }

@@ -73,11 +73,7 @@ fn beside(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn local(test: impl Future<Output = ()>) {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_all().build_local(Default::default()).unwrap().block_on(test);
-    }
+    use crate::io::local;
 
     #[test]
     fn one_path_that_cannot_be_written_neither_stops_the_others_nor_leaves_anything() {

@@ -120,12 +120,7 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::sys::fd::pipe_cloexec;
-
-    fn local(test: impl Future<Output = ()>) {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_all().build_local(Default::default()).unwrap().block_on(test);
-    }
+    use crate::{io::local, sys::fd::pipe_cloexec};
 
     #[test]
     fn data_and_the_end_that_come_after_a_short_read_are_noticed() {

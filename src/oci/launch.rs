@@ -81,7 +81,7 @@ pub(super) async fn run(
         command.stdin(Stdio::null());
         None
     };
-    setup.fd_map(&mut command, plan.fds)?;
+    setup.fd_map(&mut command, plan.fds).map_err(LaunchError::NotStarted)?;
     setup.apply(&mut command);
     let runtime = spawn(command, plan.program, processes, blocking).await?;
     let mut watch = Watch {

@@ -123,25 +123,36 @@ impl Pump {
         false
     }
 
-    /// After the exit: first what is owed, then on until the end, or until the limits are reached. Returns whether the
-    /// output is still held by somebody. The clocks run only while the pump waits for output, not while it waits for room.
+    /// After the exit: what the dead process wrote is in the pipes now, and read in any case; see [`Pump::drain_owed`].
     async fn drain(&mut self) -> bool {
         for source in &mut self.sources {
-            source.owed = fionread(&*source.file).unwrap_or(0);
+            // A terminal hands its bytes over with a delay: there only the end or the quiet time tell.
+            source.owed = if source.terminal { 0 } else { fionread(&*source.file).unwrap_or(0) };
             source.hung_up = None;
         }
+        self.drain_owed().await
+    }
+
+    /// Reads what is owed, then on until the end, or until the limits are reached. Returns whether the output is still held
+    /// by somebody. The clocks stand while the pump waits for room, and only then: a survivor that never stops writing is
+    /// no reason to go on either.
+    async fn drain_owed(&mut self) -> bool {
         let mut left = self.limits.max;
         while !self.sources.is_empty() {
             self.room().await;
             let owed = self.sources.iter().any(|source| source.owed > 0);
-            let patience = if owed { Duration::MAX } else { self.limits.quiet.min(left) };
+            if !owed && left.is_zero() {
+                return true;
+            }
+            // Owed bytes are there, so they come at once, unless somebody else has taken them out of the pipe.
+            let patience = if owed { self.limits.quiet } else { self.limits.quiet.min(left) };
             let start = Instant::now();
             let waited = tokio::time::timeout(patience, Self::next(&mut self.sources, &self.log, &self.stdio)).await;
-            left = left.saturating_sub(start.elapsed());
             match waited {
                 Ok(read) => self.took(read, true).await,
                 Err(_) => return true,
             }
+            left = left.saturating_sub(start.elapsed());
         }
         false
     }

@@ -22,12 +22,16 @@ struct Rig {
 }
 
 fn rig() -> Rig {
+    rig_with(LIMITS)
+}
+
+fn rig_with(limits: DrainLimits) -> Rig {
     let (scope, stdio) = (Scope::new(), Stdio::new(false, false, Rc::default()));
     let output = stdio.subscribe(Wants { stdout: true, stderr: true }, Lag::Wait);
     let ((out, stdout), (err, stderr)) = (pipe_cloexec().unwrap(), pipe_cloexec().unwrap());
     let ends =
         Output::Pipes { stdout: AsyncFile::pipe_reader(out).unwrap(), stderr: AsyncFile::pipe_reader(err).unwrap() };
-    let pump = stdio.connect(ends, None, None, LIMITS, &scope).unwrap();
+    let pump = stdio.connect(ends, None, None, limits, &scope).unwrap();
     Rig { stdio, pump, stdout, stderr, output, scope }
 }
 
@@ -71,6 +75,32 @@ fn a_background_child_that_goes_on_writing_is_read_up_to_the_limit() {
         let (drained, read) = tokio::join!(pump.run(Vec::new(), async {}), total(&mut output));
         assert!(drained.still_held && (19..=22).contains(&read), "{read}");
         assert!(start.elapsed() >= LIMITS.max && start.elapsed() < LIMITS.max + LIMITS.quiet);
+    });
+}
+
+#[test]
+fn a_background_child_that_never_stops_writing_is_left_when_the_limit_is_over() {
+    // In real time: the clock of a test stands still while there is something to do, as here there always is.
+    crate::io::local(async {
+        let limits = DrainLimits { quiet: Duration::from_secs(60), max: Duration::from_millis(100) };
+        let Rig { pump, stdout, stderr: _stderr, mut output, scope, .. } = rig_with(limits);
+        let pipe = AsyncFile::pipe_writer(stdout).unwrap();
+        scope.spawn(async move { while pipe.write(&[b'x'; 4096]).await.is_ok() {} });
+        let both = async { tokio::join!(pump.run(Vec::new(), async {}), total(&mut output)).0 };
+        let drained = tokio::time::timeout(Duration::from_secs(20), both).await.expect("an end");
+        assert_eq!(drained, Drained { still_held: true });
+    });
+}
+
+#[test]
+fn bytes_that_somebody_else_took_out_of_the_pipe_are_not_waited_for() {
+    local(async {
+        let Rig { mut pump, stdout: _stdout, stderr: _stderr, output: _output, scope: _scope, .. } = rig();
+        // Counted at the exit, then read by a process that opened the pipe through /proc.
+        pump.sources[0].owed = 4;
+        let start = Instant::now();
+        assert!(pump.drain_owed().await);
+        assert_eq!(start.elapsed().as_secs(), LIMITS.quiet.as_secs());
     });
 }
 
