@@ -194,7 +194,6 @@ fn methods_that_are_not_there_say_so_and_the_connection_stays_usable() {
             conmon.attach_container_request().send().promise.await.err(),
             conmon.create_namespaces_request().send().promise.await.err(),
             conmon.start_fd_socket_request().send().promise.await.err(),
-            conmon.serve_port_forward_container_request().send().promise.await.err(),
         ];
         for error in errors {
             assert_eq!(error.map(|error| error.kind), Some(capnp::ErrorKind::Unimplemented));

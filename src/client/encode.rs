@@ -53,7 +53,7 @@ impl From<CgroupManager> for conmon::CgroupManager {
     }
 }
 
-fn text(path: &Path) -> Result<&str, ClientError> {
+pub(super) fn text(path: &Path) -> Result<&str, ClientError> {
     path.to_str().ok_or_else(|| ClientError::NotUtf8(path.into()))
 }
 

@@ -208,6 +208,19 @@ impl Client {
         let url = || reply.get()?.get_response()?.get_url()?.to_string().map_err(Into::into);
         url().map_err(|error| failed(CALL, &error))
     }
+
+    /// The one-time URL of a port forward into a network namespace; `net_ns` is the namespace's path.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn serve_port_forward(&self, net_ns: &Path) -> Result<String, ClientError> {
+        const CALL: &str = "servePortForwardContainer";
+        let mut call = self.conmon.serve_port_forward_container_request();
+        call.get().init_request().set_net_ns_path(encode::text(net_ns)?);
+        let reply = answer(CALL, call.send().promise).await?;
+        let url = || reply.get()?.get_response()?.get_url()?.to_string().map_err(Into::into);
+        url().map_err(|error| failed(CALL, &error))
+    }
 }
 
 impl Drop for Client {

@@ -107,8 +107,11 @@ impl Upgrade {
 /// Step 2, once the token was claimed: agrees on transport and protocol.
 ///
 /// # Errors
-/// The answer to send instead of the 101.
+/// The answer to send instead of the 101; for port forwarding, which is not served yet, always 501.
 pub fn negotiate(kind: StreamKind, head: &RequestHead<'_>) -> Result<Upgrade, Refusal> {
+    if kind == StreamKind::PortForward {
+        return Err(Refusal::new(501, "port forwarding is not served by this version: let the engine do it\n".into()));
+    }
     // Connection is a list that proxies extend ("keep-alive, Upgrade"); Upgrade must be this one word (spec 1.5).
     let asks_upgrade = head.lines("connection").any(|line| contains_ignoring_case(line, b"upgrade"));
     if asks_upgrade && head.first("upgrade").eq_ignore_ascii_case(b"websocket") {
@@ -151,11 +154,9 @@ fn refuse_spdy(kind: StreamKind, head: &RequestHead<'_>) -> Refusal {
         let count = head.headers.len();
         (400, format!("header X-Stream-Protocol-Version does not exist in request with {count} headers"))
     };
-    let advice = match kind.websocket_names().first() {
-        Some(name) => format!("SPDY is not served by this version, use a WebSocket with {name}"),
-        None => "port forwarding is not served by this version".to_owned(),
-    };
-    Refusal::new(status, format!("unable to upgrade: {reason}; {advice}\n"))
+    let best = kind.websocket_names().first().unwrap_or(&"");
+    let advice = "SPDY is not served by this version, use a WebSocket with";
+    Refusal::new(status, format!("unable to upgrade: {reason}; {advice} {best}\n"))
 }
 
 /// An answer instead of an upgrade.
@@ -324,8 +325,14 @@ mod tests {
             assert_eq!((refusal.status, header(&refusal, "Connection")), (403, Some("close")));
             assert!(refusal.body.contains("server accepts [v5.channel.k8s.io "), "{}", refusal.body);
         }
-        let refusal = ask(StreamKind::PortForward, "GET", &websocket(&[])).unwrap_err();
-        assert_eq!(refusal.status, 403);
+    }
+
+    #[test]
+    fn a_port_forward_is_not_served_over_any_transport() {
+        for (method, headers) in [("GET", websocket(&[])), ("POST", Headers::new())] {
+            let refusal = ask(StreamKind::PortForward, method, &headers).unwrap_err();
+            assert!(refusal.status == 501 && refusal.body.contains("is not served"), "{refusal:?}");
+        }
     }
 
     // Spec 1.7 and item 21.
@@ -334,10 +341,8 @@ mod tests {
         let refusal = ask(StreamKind::Exec, "POST", &websocket(&[])).unwrap_err();
         assert_eq!((refusal.status, header(&refusal, "Allow")), (405, Some("GET")));
         assert_eq!(refusal.body, "bad method");
-
         let refusal = ask(StreamKind::Exec, "GET", &websocket(&[("sec-websocket-key", "")])).unwrap_err();
         assert_eq!((refusal.status, refusal.body.as_str()), (400, "missing Sec-WebSocket-Key"));
-
         for version in ["8", "", "13, 8", "113"] {
             let refusal = ask(StreamKind::Exec, "GET", &websocket(&[("sec-websocket-version", version)])).unwrap_err();
             assert_eq!((refusal.status, refusal.body.as_str()), (400, "missing or bad WebSocket Version"));
@@ -361,7 +366,6 @@ mod tests {
             assert!(refusal.body.starts_with("unable to upgrade: ") && refusal.body.contains(says), "{}", refusal.body);
             assert!(refusal.body.ends_with("use a WebSocket with v5.channel.k8s.io\n"), "{}", refusal.body);
         }
-        assert!(ask(StreamKind::PortForward, "POST", &[]).unwrap_err().body.contains("port forwarding is not served"));
     }
 
     // Spec 1.3, last row.

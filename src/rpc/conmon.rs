@@ -12,7 +12,8 @@ use crate::{
             self, CreateContainerParams, CreateContainerResults, ExecSyncContainerParams, ExecSyncContainerResults,
             ReopenLogContainerParams, ReopenLogContainerResults, ServeAttachContainerParams,
             ServeAttachContainerResults, ServeExecContainerParams, ServeExecContainerResults,
-            SetWindowSizeContainerParams, SetWindowSizeContainerResults, VersionParams, VersionResults,
+            ServePortForwardContainerParams, ServePortForwardContainerResults, SetWindowSizeContainerParams,
+            SetWindowSizeContainerResults, VersionParams, VersionResults,
         },
         holdfast_capnp::holdfast,
     },
@@ -150,6 +151,18 @@ impl conmon::Server for Server {
         let container = self.services.pod.containers.find(&id).map_err(|e| error::container(&e))?;
         wants.stderr &= !container.stdio.is_terminal();
         let url = self.services.streams.offer_attach(&container, stdin, wants).map_err(|e| error::world(&e))?;
+        results.get().init_response().set_url(url);
+        Ok(())
+    }
+    async fn serve_port_forward_container(
+        self: Rc<Self>,
+        params: ServePortForwardContainerParams,
+        mut results: ServePortForwardContainerResults,
+    ) -> Result<(), Error> {
+        let _call = self.connection.call();
+        // A failed call would cost the caller its connection with all calls in flight; its client is told at the URL.
+        decode::serve_port_forward(params.get()?.get_request()?).map_err(|e| error::invalid(&e))?;
+        let url = self.services.streams.offer_port_forward().map_err(|e| error::world(&e))?;
         results.get().init_response().set_url(url);
         Ok(())
     }

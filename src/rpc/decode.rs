@@ -8,8 +8,8 @@ use crate::{
     oci::{CreateSpec, ExecSpec, Purpose, argv::CgroupManager},
     schema::conmon_capnp::conmon::{
         CgroupManager as WireManager, create_container_request, exec_sync_container_request, log_driver,
-        reopen_log_request, serve_attach_container_request, serve_exec_container_request, set_window_size_request,
-        text_text_map_entry,
+        reopen_log_request, serve_attach_container_request, serve_exec_container_request,
+        serve_port_forward_container_request, set_window_size_request, text_text_map_entry,
     },
     stdio::Wants,
 };
@@ -117,6 +117,11 @@ pub(super) fn serve_attach(
         return Err(bad("streams", "one of stdin, stdout, and stderr must be set"));
     }
     Ok((id(request.get_id()?)?, stdin, wants))
+}
+
+/// The path of the network namespace, for which there is no use yet: a bad one is refused all the same.
+pub(super) fn serve_port_forward(request: serve_port_forward_container_request::Reader<'_>) -> Result<(), Invalid> {
+    path("netNsPath", request.get_net_ns_path()?).map(drop)
 }
 
 pub(super) fn reopen_log(request: reopen_log_request::Reader<'_>) -> Result<ContainerId, Invalid> {

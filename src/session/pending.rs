@@ -36,8 +36,17 @@ impl std::fmt::Debug for Token {
 /// What the client of a URL will get.
 #[derive(Debug)]
 pub(crate) enum Request {
-    Exec { spec: ExecSpec, wants: Wants },
-    Attach { container: std::rc::Weak<Container>, stdin: bool, wants: Wants },
+    Exec {
+        spec: ExecSpec,
+        wants: Wants,
+    },
+    Attach {
+        container: std::rc::Weak<Container>,
+        stdin: bool,
+        wants: Wants,
+    },
+    /// Not served yet: whoever comes for it is told so.
+    PortForward,
 }
 
 impl Request {
@@ -45,6 +54,7 @@ impl Request {
         match self {
             Self::Exec { .. } => StreamKind::Exec,
             Self::Attach { .. } => StreamKind::Attach,
+            Self::PortForward => StreamKind::PortForward,
         }
     }
 }

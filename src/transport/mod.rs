@@ -93,6 +93,11 @@ impl StreamServer {
         self.offer(StreamKind::Attach, Request::Attach { container: Rc::downgrade(container), stdin, wants })
     }
 
+    /// The URL at which one client is told that ports cannot be forwarded.
+    pub(crate) fn offer_port_forward(self: &Rc<Self>) -> Result<String, SysError> {
+        self.offer(StreamKind::PortForward, Request::PortForward)
+    }
+
     fn offer(self: &Rc<Self>, kind: StreamKind, request: Request) -> Result<String, SysError> {
         let address = match self.address.get() {
             Some(address) => address,
@@ -187,6 +192,8 @@ impl StreamServer {
         let (stdin, wants) = match &request {
             Request::Exec { spec, wants } => (spec.stdin, *wants),
             Request::Attach { stdin, wants, .. } => (*stdin, *wants),
+            // No upgrade is ever agreed on for it.
+            Request::PortForward => return,
         };
         match upgrade {
             Upgrade::WebSocket { protocol, .. } => {
@@ -195,6 +202,7 @@ impl StreamServer {
                     Request::Attach { container, stdin, wants } => {
                         session::attach::run(&self.pod, &container, stdin, wants, reader, writer).await;
                     }
+                    Request::PortForward => {}
                 })
                 .await;
             }
