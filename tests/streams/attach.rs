@@ -34,38 +34,6 @@ fn a_client_types_into_a_terminal_and_sees_it_until_the_container_exits() {
 }
 
 #[test]
-fn two_clients_both_see_everything_and_both_may_type() {
-    support::e2e(async |sandbox| {
-        sandbox.create("c", &BundleSpec::shell("read a; read b; seq 1 10000; echo $a $b").stdin()).await;
-        let (mut one, mut two) = (sandbox.attach_ws(attach(true)).await, sandbox.attach_ws(attach(true)).await);
-        sandbox.start("c");
-        one.send_stdin(b"first\n").await.expect("open");
-        // Its own input must have been read before the other's is sent, or the order of the two is nobody's.
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-        two.send_stdin(b"second\n").await.expect("open");
-        let wanted: String = (1..=10_000).map(|number| format!("{number}\n")).collect::<String>() + "first second\n";
-        for session in [one, two] {
-            let all = collect(session).await;
-            assert!(all.stdout == wanted.as_bytes() && all.statuses == [Outcome::Exited(0)], "{}", all.stdout.len());
-        }
-    });
-}
-
-#[test]
-fn output_of_before_is_not_repeated_and_the_streams_are_separate() {
-    support::e2e(async |sandbox| {
-        let script = "echo before; while [ ! -e /go ]; do sleep 0.05; done; echo out; echo err >&2";
-        sandbox.run("c", &BundleSpec::shell(script)).await;
-        sandbox.wait_log("c", "before").await;
-        let session = sandbox.attach_ws(attach(false)).await;
-        fs::write(sandbox.in_rootfs("go"), "").expect("our directory");
-        let all = collect(session).await;
-        assert_eq!((&all.stdout[..], &all.stderr[..]), (&b"out\n"[..], &b"err\n"[..]));
-        assert_eq!((&all.statuses[..], all.close_code), (&[Outcome::Exited(0)][..], Some(1000)));
-    });
-}
-
-#[test]
 fn the_end_of_a_clients_stdin_ends_the_containers_only_with_stdin_once() {
     support::e2e(async |sandbox| {
         let once = json!({ "annotations": { "io.kubernetes.cri-o.StdinOnce": "true" } });

@@ -6,10 +6,7 @@ use holdfast::client::{CgroupManager, ServeExec};
 use serde_json::json;
 
 use crate::{
-    support::{
-        self, BundleSpec,
-        raw_ws::{BINARY, CLOSE, FIN, Frame, PING, PONG, RawSession, TEXT, channel},
-    },
+    support::raw_ws::{BINARY, CLOSE, FIN, Frame, PING, PONG, RawSession, TEXT, channel},
     websocket::with_container,
 };
 
@@ -211,21 +208,6 @@ fn a_frame_against_the_rules_is_answered_with_1002() {
 }
 
 #[test]
-fn a_message_of_16_mib_is_taken_and_one_beyond_32_mib_is_refused_by_its_head() {
-    with_container(async |sandbox| {
-        let mut session = RawSession::open(&sandbox.exec_url("c", &["wc", "-c"]).await, V5).await;
-        let mut large = vec![b'x'; 16 << 20];
-        large[0] = 0;
-        session.send(FIN | BINARY, &large).await;
-        session.send(FIN | BINARY, b"\xff\0").await;
-        assert_eq!(channel(&session.rest().await, 1), format!("{}\n", (16 << 20) - 1).as_bytes());
-        let mut session = RawSession::open(&sandbox.exec_url("c", &["cat"]).await, V5).await;
-        session.send_raw(&[&[FIN | BINARY, 0xff][..], &(33_u64 << 20).to_be_bytes(), &[0; 4]].concat()).await;
-        assert_eq!(session.rest().await.last().and_then(Frame::close_code), Some(1009));
-    });
-}
-
-#[test]
 fn a_clients_close_is_echoed() {
     with_container(async |sandbox| {
         let mut session = RawSession::open(&sandbox.exec_url("c", &["cat"]).await, V5).await;
@@ -251,20 +233,5 @@ fn the_server_keeps_the_connection_until_the_client_has_answered_its_close() {
         assert_ends_well(&seen, SUCCESS);
         session.send(FIN | CLOSE, &1000_u16.to_be_bytes()).await;
         assert_eq!(session.next_message().await, None);
-    });
-}
-
-#[test]
-fn an_idle_session_ends_with_a_status_where_a_limit_is_set_and_pings_do_not_count() {
-    let limited = |daemon: &mut std::process::Command| {
-        daemon.env("HOLDFAST_IDLE_TIMEOUT", "1");
-    };
-    support::e2e_with(limited, async |sandbox| {
-        sandbox.run("c", &BundleSpec::idle()).await;
-        let mut session = RawSession::open(&sandbox.exec_url("c", &["cat"]).await, V5).await;
-        session.send(FIN | PING, b"alive").await;
-        let frames = session.rest().await;
-        assert!(String::from_utf8_lossy(&channel(&frames, 3)).contains("idle for too long"), "{frames:?}");
-        assert_eq!(frames.last().and_then(Frame::close_code), Some(1000));
     });
 }

@@ -3,7 +3,7 @@
 use holdfast::client::{ServeAttach, ServeExec};
 
 use crate::{
-    support::raw_ws::{ACCEPT, Answer, Http, UPGRADE},
+    support::raw_ws::{Answer, Http, UPGRADE},
     websocket::with_container,
 };
 
@@ -40,23 +40,6 @@ fn an_unknown_path_or_token_is_404_and_the_connection_can_be_used_on() {
 }
 
 #[test]
-fn another_route_or_method_does_not_use_up_a_token() {
-    with_container(async |sandbox| {
-        let url = sandbox.exec_url("c", &["cat"]).await;
-        for other in ["/attach/", "/port-forward/", "/portforward/"] {
-            assert_eq!(request(&url.replace("/exec/", other), "GET", &UPGRADE).await.status, 404);
-        }
-        for method in ["PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"] {
-            let answer = request(&url, method, &[]).await;
-            assert_eq!(answer.status, 405, "{method}");
-            let allowed = answer.header("allow").expect("required by HTTP");
-            assert!(allowed.contains("GET") && allowed.contains("POST"), "{allowed}");
-        }
-        assert_eq!(request(&url, "GET", &UPGRADE).await.status, 101);
-    });
-}
-
-#[test]
 fn a_request_that_cannot_be_upgraded_has_used_up_its_token() {
     with_container(async |sandbox| {
         let [connection, upgrade, version, key] = UPGRADE;
@@ -80,30 +63,6 @@ fn a_request_that_cannot_be_upgraded_has_used_up_its_token() {
 }
 
 #[test]
-fn the_first_offered_protocol_that_is_served_is_chosen_on_one_line_or_several() {
-    with_container(async |sandbox| {
-        let offer = |names: &str| format!("Sec-WebSocket-Protocol: {names}");
-        let cases = [
-            (vec![offer("v5.channel.k8s.io, v4.channel.k8s.io")], Some("v5.channel.k8s.io")),
-            (vec![offer("v5.channel.k8s.io"), offer("v4.channel.k8s.io")], Some("v5.channel.k8s.io")),
-            (vec![offer("v9.foo"), offer("v4.channel.k8s.io,v5.channel.k8s.io")], Some("v4.channel.k8s.io")),
-            (vec![offer("channel.k8s.io")], Some("channel.k8s.io")),
-            (vec!["Sec-WebSocket-Extensions: permessage-deflate".to_owned()], None),
-        ];
-        for (lines, chosen) in cases {
-            let lines: Vec<&str> = UPGRADE.into_iter().chain(lines.iter().map(String::as_str)).collect();
-            let answer = request(&sandbox.exec_url("c", &["true"]).await, "GET", &lines).await;
-            assert_eq!((answer.status, answer.header("sec-websocket-protocol")), (101, chosen), "{lines:?}");
-            assert_eq!(
-                (answer.header("connection"), answer.header("sec-websocket-accept")),
-                (Some("Upgrade"), Some(ACCEPT))
-            );
-            assert_eq!(answer.header("sec-websocket-extensions"), None);
-        }
-    });
-}
-
-#[test]
 fn a_head_that_is_too_large_is_refused_and_other_sessions_go_on() {
     with_container(async |sandbox| {
         let url = sandbox.exec_url("c", &["cat"]).await;
@@ -112,22 +71,6 @@ fn a_head_that_is_too_large_is_refused_and_other_sessions_go_on() {
         let path = http.path.clone();
         assert_eq!(http.request("GET", &path, &[&large]).await.status, 431);
         assert_eq!(request(&url, "GET", &UPGRADE).await.status, 101);
-    });
-}
-
-#[test]
-fn when_a_thousand_urls_wait_the_next_one_costs_the_oldest_its_token() {
-    with_container(async |sandbox| {
-        let mut urls = Vec::new();
-        for _ in 0..1001 {
-            urls.push(sandbox.exec_url("c", &["true"]).await);
-        }
-        for (number, status) in [(0, 404), (1, 101), (1000, 101)] {
-            assert_eq!(request(&urls[number], "GET", &UPGRADE).await.status, status, "{number}");
-        }
-        assert!(sandbox.daemon_log().contains("the oldest was dropped"));
-        let token = urls[1].rsplit('/').next().expect("a path");
-        assert!(token.len() >= 32 && !sandbox.daemon_log().contains(token), "tokens are secret");
     });
 }
 

@@ -6,5 +6,4 @@ mod frames;
 mod http;
 #[path = "../support/mod.rs"]
 mod support;
-mod vanish;
 mod websocket;

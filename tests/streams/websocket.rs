@@ -1,32 +1,13 @@
 //! streaming 9.2 to 9.4, through the client.
 
 use holdfast::{
-    client::{ServeExec, StreamClient, StreamMessage},
+    client::{ServeExec, StreamClient},
     model::{Outcome, WindowSize},
 };
 
-use crate::support::{self, BundleSpec, Sandbox, collect, within};
+use crate::support::{self, BundleSpec, collect, within};
 
-pub(crate) fn with_container(test: impl AsyncFnOnce(&Sandbox)) {
-    support::e2e(async |sandbox| {
-        sandbox.run("c", &BundleSpec::idle()).await;
-        test(sandbox).await;
-    });
-}
-
-/// Reads until the output holds the text.
-pub(crate) async fn wait_output(session: &mut StreamClient, text: &str) {
-    let mut seen = Vec::new();
-    let reading = async {
-        while !String::from_utf8_lossy(&seen).contains(text) {
-            match session.next().await.expect("the server keeps to the protocol") {
-                StreamMessage::Stdout(bytes) | StreamMessage::Stderr(bytes) => seen.extend_from_slice(&bytes),
-                end => panic!("{end:?} after {:?}", String::from_utf8_lossy(&seen)),
-            }
-        }
-    };
-    within(reading).await;
-}
+pub(crate) use crate::support::{wait_output, with_container};
 
 #[test]
 fn both_streams_and_the_code_of_a_command_reach_the_client() {
@@ -40,18 +21,6 @@ fn both_streams_and_the_code_of_a_command_reach_the_client() {
             let all = sandbox.exec("c", &["sh", "-c", &format!("kill -{signal} $$")]).await;
             assert_eq!(all.statuses, [Outcome::Exited(code)]);
         }
-    });
-}
-
-#[test]
-fn stdin_that_ends_leaves_the_output_open() {
-    with_container(async |sandbox| {
-        let mut session = sandbox.exec_ws("c", &["sh", "-c", "cat; echo after"]).await;
-        session.send_stdin(b"hello\n").await.expect("open");
-        wait_output(&mut session, "hello\n").await;
-        session.close_stdin().await.expect("v5");
-        let all = collect(session).await;
-        assert_eq!((&all.stdout[..], &all.statuses[..]), (&b"after\n"[..], &[Outcome::Exited(0)][..]));
     });
 }
 
@@ -176,21 +145,6 @@ fn a_silent_pause_between_outputs_is_not_the_end() {
     with_container(async |sandbox| {
         let all = sandbox.exec("c", &["sh", "-c", "echo one; sleep 3; echo two"]).await;
         assert_eq!((&all.stdout[..], &all.statuses[..]), (&b"one\ntwo\n"[..], &[Outcome::Exited(0)][..]));
-    });
-}
-
-#[test]
-fn a_command_that_cannot_be_started_is_a_failed_status_and_a_normal_close() {
-    with_container(async |sandbox| {
-        let all = sandbox.exec("c", &["invalid"]).await;
-        let [Outcome::Failed(text)] = &all.statuses[..] else { panic!("{all:?}") };
-        assert!(
-            text.contains("error executing command in container: ") && text.contains("not found in $PATH"),
-            "{text}"
-        );
-        assert_eq!(all.close_code, Some(1000));
-        let tty = collect(sandbox.exec_tty_ws("c", &["invalid"]).await).await;
-        assert!(matches!(&tty.statuses[..], [Outcome::Failed(_)]) && tty.close_code == Some(1000), "{tty:?}");
     });
 }
 

@@ -24,6 +24,7 @@ pub(crate) mod raw_ws;
 mod record;
 pub(crate) mod rootfs;
 mod sandbox;
+mod session;
 
 use std::{env, io::Write, path::PathBuf, time::Duration};
 
@@ -33,6 +34,7 @@ pub(crate) use fake_runtime::FakeRuntime;
 pub(crate) use neighbour::{Neighbour, beside_a_neighbour, beside_a_neighbour_with};
 pub(crate) use record::{Record, parse_log, text_of};
 pub(crate) use sandbox::{RECORDED_FILES, Sandbox, collect};
+pub(crate) use session::{wait_output, with_container};
 
 /// No step of a test takes longer unless something is wrong.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
