@@ -11,7 +11,7 @@ use std::{
 };
 
 use holdfast::{
-    client::{ClientError, Collected, ExecSync, ExecSyncReply},
+    client::{Collected, ExecSync, ExecSyncReply},
     model::Outcome,
 };
 use support::{
@@ -27,26 +27,6 @@ const RUNTIME_LIMIT: u64 = 4;
 fn with_limit(test: impl AsyncFnOnce(&Sandbox, &mut Neighbour<'_>)) {
     let limit = RUNTIME_LIMIT.to_string();
     beside_a_neighbour_with(|daemon| _ = daemon.env("HOLDFAST_RUNTIME_LIMIT", limit), test);
-}
-
-/// A create that must fail, and after which nothing may be registered.
-async fn refused_create(sandbox: &Sandbox, spec: &BundleSpec) -> String {
-    let request = sandbox.create_request("victim", spec);
-    let answer = timeout(DEADLINE, sandbox.client().create_container(&request)).await.expect("an answer in time");
-    let reason = match answer {
-        Err(ClientError::Refused { reason, .. }) => reason,
-        other => panic!("not refused: {other:?}"),
-    };
-    let unknown = sandbox.client().reopen_log("victim").await;
-    assert!(unknown.is_err_and(|error| error.to_string().contains("not-found:")), "the id is still registered");
-    reason
-}
-
-/// The id of a failed create is free.
-async fn creates_again(sandbox: &Sandbox) {
-    sandbox.run("victim", &BundleSpec::shell("exit 7")).await;
-    assert_eq!(sandbox.wait_exit("victim").await, 7);
-    sandbox.runtime(&["delete", "--force", "victim"]);
 }
 
 async fn exec_sync(sandbox: &Sandbox, timeout_s: u64, command: &[&str]) -> ExecSyncReply {
@@ -67,7 +47,7 @@ fn a_runtime_that_cannot_be_run_is_told_and_may_come_back() {
         let aside = script.with_extension("aside");
         fs::rename(&script, &aside).unwrap();
         let reason = neighbour
-            .undisturbed("a missing runtime", async || refused_create(sandbox, &BundleSpec::idle()).await)
+            .undisturbed("a missing runtime", async || sandbox.refused_create("victim", &BundleSpec::idle()).await)
             .await;
         assert!(reason.contains("start the runtime") && reason.contains("No such file"), "{reason}");
         let reply = neighbour.undisturbed("an exec without it", async || exec_sync(sandbox, 0, &["true"]).await).await;
@@ -76,27 +56,12 @@ fn a_runtime_that_cannot_be_run_is_told_and_may_come_back() {
         fs::rename(&aside, &script).unwrap();
 
         fs::set_permissions(&script, fs::Permissions::from_mode(0o644)).unwrap();
-        let reason =
-            neighbour.undisturbed("no executable", async || refused_create(sandbox, &BundleSpec::idle()).await).await;
+        let reason = neighbour
+            .undisturbed("no executable", async || sandbox.refused_create("victim", &BundleSpec::idle()).await)
+            .await;
         assert!(reason.contains("Permission denied"), "{reason}");
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-        neighbour.undisturbed("a good create", async || creates_again(sandbox).await).await;
-    });
-}
-
-#[test]
-fn a_create_that_hangs_is_killed_with_all_its_processes() {
-    with_limit(async |sandbox, neighbour| {
-        FakeRuntime::of(sandbox)
-            .plan("create", "echo still thinking >&2; trap '' TERM; sleep 1000 & sleep 1000; exit 0");
-        let start = Instant::now();
-        let reason = neighbour
-            .undisturbed("a hanging create", async || refused_create(sandbox, &BundleSpec::idle()).await)
-            .await;
-        assert!(reason.contains("did not answer in time") && reason.contains("still thinking"), "{reason}");
-        assert!(start.elapsed() >= Duration::from_secs(RUNTIME_LIMIT));
-        FakeRuntime::of(sandbox).behave();
-        neighbour.undisturbed("a good create", async || creates_again(sandbox).await).await;
+        neighbour.undisturbed("a good create", async || sandbox.creates_again("victim").await).await;
     });
 }
 
@@ -112,7 +77,7 @@ fn a_create_that_never_stops_printing_is_killed_and_holds_up_nobody() {
                 }
             };
             let spec = BundleSpec::idle();
-            tokio::join!(refused_create(sandbox, &spec), calls).0
+            tokio::join!(sandbox.refused_create("victim", &spec), calls).0
         };
         let reason = neighbour.undisturbed("an endless flood", endless).await;
         assert!(reason.contains("did not answer in time") && reason.contains("the same again"), "{reason}");
@@ -131,12 +96,13 @@ fn a_create_that_dies_or_fails_is_told_in_the_runtimes_own_words() {
             (&format!("echo the beginning >&2; {FLOOD} >&2; echo the end >&2; exit 3"), &["the end"]),
         ] {
             fake.plan("create", plan);
-            let reason = neighbour.undisturbed(plan, async || refused_create(sandbox, &BundleSpec::idle()).await).await;
+            let reason =
+                neighbour.undisturbed(plan, async || sandbox.refused_create("victim", &BundleSpec::idle()).await).await;
             assert!(fragments.iter().all(|fragment| reason.contains(fragment)), "{plan}: {reason}");
             assert!(reason.len() < 4096 + 128, "{plan}: {} bytes", reason.len());
         }
         fake.behave();
-        neighbour.undisturbed("a good create", async || creates_again(sandbox).await).await;
+        neighbour.undisturbed("a good create", async || sandbox.creates_again("victim").await).await;
     });
 }
 
@@ -145,7 +111,9 @@ fn what_a_killed_runtime_had_started_does_not_stay() {
     beside_a_neighbour(async |sandbox, neighbour| {
         let fake = FakeRuntime::of(sandbox);
         fake.plan("create", "sleep 1000 <&- >&- 2>&- & kill -9 $$");
-        neighbour.undisturbed("a killed create", async || refused_create(sandbox, &BundleSpec::idle()).await).await;
+        neighbour
+            .undisturbed("a killed create", async || sandbox.refused_create("victim", &BundleSpec::idle()).await)
+            .await;
         fake.plan("exec", "sleep 1000 <&- >&- 2>&- & kill -9 $$");
         let reply = neighbour.undisturbed("a killed exec", async || exec_sync(sandbox, 0, &["true"]).await).await;
         assert_eq!(reply.exit_code, -2, "{reply:?}");
@@ -156,7 +124,7 @@ fn what_a_killed_runtime_had_started_does_not_stay() {
 fn a_create_that_prints_megabytes_may_succeed() {
     beside_a_neighbour(async |sandbox, neighbour| {
         FakeRuntime::of(sandbox).plan("create", &format!("{FLOOD}; {FLOOD} >&2"));
-        neighbour.undisturbed("a talkative create", async || creates_again(sandbox).await).await;
+        neighbour.undisturbed("a talkative create", async || sandbox.creates_again("victim").await).await;
     });
 }
 
@@ -182,7 +150,7 @@ fn a_bad_pidfile_fails_the_create_and_the_container_goes_with_it() {
             fake.plan("create", &format!("real \"$@\" || exit; {damage}; exit 0"));
             let reason = neighbour
                 .undisturbed(damage, async || {
-                    let reason = refused_create(sandbox, &BundleSpec::idle()).await;
+                    let reason = sandbox.refused_create("victim", &BundleSpec::idle()).await;
                     // What the runtime made of it may be in the way of the next one.
                     let _ = fs::remove_dir(sandbox.container("victim").join("pidfile"));
                     reason
@@ -191,7 +159,7 @@ fn a_bad_pidfile_fails_the_create_and_the_container_goes_with_it() {
             assert!(reason.contains(fragment), "{damage}: {reason}");
         }
         fake.behave();
-        neighbour.undisturbed("a good create", async || creates_again(sandbox).await).await;
+        neighbour.undisturbed("a good create", async || sandbox.creates_again("victim").await).await;
     });
 }
 
@@ -201,7 +169,9 @@ fn a_pidfile_that_names_another_container_does_not_give_it_away() {
         let fake = FakeRuntime::of(sandbox);
         let pid = neighbour.pid;
         fake.plan("create", &format!("real \"$@\" || exit; echo {pid} > \"$pidfile\"; exit 0"));
-        neighbour.undisturbed("a stolen pid", async || refused_create(sandbox, &BundleSpec::idle()).await).await;
+        neighbour
+            .undisturbed("a stolen pid", async || sandbox.refused_create("victim", &BundleSpec::idle()).await)
+            .await;
         for end in ["exit 0", "exit 1", "kill -9 $$"] {
             fake.plan("exec", &format!("echo {pid} > \"$pidfile\"; {end}"));
             let reply = neighbour.undisturbed(end, async || exec_sync(sandbox, 0, &["true"]).await).await;
@@ -211,29 +181,18 @@ fn a_pidfile_that_names_another_container_does_not_give_it_away() {
 }
 
 #[test]
-fn a_pidfile_may_have_blanks_around_the_number() {
-    beside_a_neighbour(async |sandbox, neighbour| {
-        let plan = "real \"$@\" || exit; printf ' %s \\r\\n\\n' \"$(cat \"$pidfile\")\" > \"$pidfile\"; exit 0";
-        FakeRuntime::of(sandbox).plan("create", plan);
-        neighbour.undisturbed("blanks", async || creates_again(sandbox).await).await;
-        FakeRuntime::of(sandbox).plan("exec", plan);
-        let reply =
-            neighbour.undisturbed("an exec", async || exec_sync(sandbox, 0, &["sh", "-c", "exit 9"]).await).await;
-        assert_eq!(reply.exit_code, 9, "{reply:?}");
-    });
-}
-
-#[test]
 fn a_terminal_that_never_comes_fails_the_create() {
     with_limit(async |sandbox, neighbour| {
         let fake = FakeRuntime::of(sandbox);
         let spec = BundleSpec::idle().terminal();
         fake.plan("create", "exit 0");
-        let reason = neighbour.undisturbed("no connection", async || refused_create(sandbox, &spec).await).await;
+        let reason =
+            neighbour.undisturbed("no connection", async || sandbox.refused_create("victim", &spec).await).await;
         assert!(reason.contains("did not send a terminal"), "{reason}");
         fake.plan("create", "sleep 1000");
-        let reason =
-            neighbour.undisturbed("no connection and no end", async || refused_create(sandbox, &spec).await).await;
+        let reason = neighbour
+            .undisturbed("no connection and no end", async || sandbox.refused_create("victim", &spec).await)
+            .await;
         assert!(reason.contains("did not answer in time"), "{reason}");
     });
 }
@@ -254,12 +213,13 @@ fn a_console_connection_without_a_terminal_fails_the_create() {
                 let mut stream = std::os::unix::net::UnixStream::connect(console.trim()).unwrap();
                 std::io::Write::write_all(&mut stream, bytes).unwrap();
             };
-            let reason =
-                neighbour.undisturbed(what, async || tokio::join!(refused_create(sandbox, &spec), connect).0).await;
+            let reason = neighbour
+                .undisturbed(what, async || tokio::join!(sandbox.refused_create("victim", &spec), connect).0)
+                .await;
             assert!(reason.contains("receive the terminal"), "{what}: {reason}");
         }
         fake.behave();
-        neighbour.undisturbed("a good create", async || creates_again(sandbox).await).await;
+        neighbour.undisturbed("a good create", async || sandbox.creates_again("victim").await).await;
     });
 }
 

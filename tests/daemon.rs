@@ -1,74 +1,13 @@
 //! The daemon's own life: control-api 2.1, 3 and 4.1.
 
-use std::{
-    fs::{self, File},
-    io::Read as _,
-    os::{
-        fd::AsRawFd as _,
-        unix::{fs::PermissionsExt as _, net::UnixListener},
-    },
-    process::Command,
-};
+use std::{fs, io::Read as _, process::Command};
 
 use holdfast::client::{Client, ClientError};
-use nix::{
-    fcntl::{FcntlArg, FdFlag, fcntl},
-    sys::signal::Signal,
-};
+use nix::sys::signal::Signal;
 
-use support::{Background, BundleSpec, eventually, procfs, within};
+use support::{Background, BundleSpec, procfs, within};
 
 mod support;
-
-fn started() -> Background {
-    let mut daemon = Background::new("run");
-    let output = daemon.start(&mut daemon.command());
-    assert!(output.status.success() && output.stdout.is_empty() && output.stderr.is_empty(), "{output:?}");
-    daemon
-}
-
-#[test]
-fn when_the_starter_returns_the_socket_listens_and_the_pidfile_holds_the_daemons_pid() {
-    support::run(async {
-        let daemon = started();
-        let client = Client::connect(&daemon.runtime_dir).await.expect("at once");
-        assert_eq!(client.version(false).await.expect("an answer").process_id, daemon.pid.expect("started"));
-        let mode = |name: &str| daemon.runtime_dir.join(name).metadata().expect("it is there").permissions().mode();
-        assert_eq!((mode("conmon.sock") & 0o077, mode("pidfile") & 0o777), (0, 0o644));
-        let left: Vec<_> = fs::read_dir(&daemon.runtime_dir).expect("ours").flatten().map(|e| e.file_name()).collect();
-        assert_eq!(left.len(), 2, "{left:?}");
-    });
-}
-
-#[test]
-fn a_daemon_belongs_to_no_session_directory_or_stream_of_its_starter() {
-    support::run(async {
-        let mut daemon = Background::new("run");
-        let leaked = File::open("/proc/version").expect("procfs");
-        fcntl(&leaked, FcntlArg::F_SETFD(FdFlag::empty())).expect("our descriptor");
-        let mut command = daemon.command();
-        daemon.start(command.current_dir(daemon.path()));
-        let pid = daemon.pid.expect("started");
-        let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}")).expect("ours");
-        assert_eq!(link("cwd"), std::path::Path::new("/"));
-        for stream in ["fd/0", "fd/1", "fd/2"] {
-            assert_eq!(link(stream), std::path::Path::new("/dev/null"));
-        }
-        let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("ours").flatten();
-        let targets: Vec<_> = open.filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
-        assert!(
-            !targets.iter().any(|target| target.ends_with("version")),
-            "{} leaked: {targets:?}",
-            leaked.as_raw_fd()
-        );
-        assert_eq!(procfs::status_line(pid, "NSsid"), pid.to_string());
-        assert_eq!(procfs::status_line(pid, "Threads"), "1");
-        let ignored = u64::from_str_radix(&procfs::status_line(pid, "SigIgn"), 16).expect("a mask");
-        assert_ne!(ignored & 1 << (libc::SIGPIPE - 1), 0, "SIGPIPE is ignored");
-        let stat = fs::read_to_string(format!("/proc/{pid}/comm")).expect("ours");
-        assert_eq!(stat, "holdfast\n");
-    });
-}
 
 #[test]
 fn the_limit_of_open_files_is_raised_to_the_hard_one() {
@@ -86,46 +25,9 @@ fn the_limit_of_open_files_is_raised_to_the_hard_one() {
 }
 
 #[test]
-fn a_second_start_is_refused_and_the_first_daemon_goes_on() {
-    support::run(async {
-        let mut daemon = started();
-        let client = Client::connect(&daemon.runtime_dir).await.expect("it listens");
-        for foreground in [false, true] {
-            let mut second = daemon.command();
-            let output = second.args(foreground.then_some("--skip-fork")).output().expect("it runs");
-            let message = String::from_utf8_lossy(&output.stderr);
-            assert_eq!((output.status.code(), message.lines().count()), (Some(1), 1), "{message}");
-            assert!(message.contains("another daemon already serves"), "{message}");
-        }
-        assert_eq!(Some(client.version(false).await.expect("alive").process_id), daemon.pid);
-        daemon.signal(Signal::SIGTERM);
-        daemon.gone().await;
-        assert!(!daemon.runtime_dir.join("conmon.sock").exists());
-    });
-}
-
-#[test]
-fn a_socket_that_nobody_listens_on_is_replaced_and_anything_else_is_left_alone() {
-    support::run(async {
-        let mut daemon = Background::new("run");
-        fs::create_dir(&daemon.runtime_dir).expect("ours");
-        let socket = daemon.runtime_dir.join("conmon.sock");
-        fs::write(&socket, "precious").expect("ours");
-        let mut command = daemon.command();
-        let refused = daemon.start(&mut command);
-        assert!(refused.status.code() == Some(1) && String::from_utf8_lossy(&refused.stderr).contains("is in the way"));
-        assert_eq!(fs::read(&socket).expect("still there"), b"precious");
-        fs::remove_file(&socket).expect("ours");
-        drop(UnixListener::bind(&socket).expect("free"));
-        assert!(daemon.start(&mut command).status.success());
-        Client::connect(&daemon.runtime_dir).await.expect("it listens");
-    });
-}
-
-#[test]
 fn a_daemon_that_was_killed_leaves_nothing_in_the_way_of_the_next() {
     support::run(async {
-        let mut daemon = started();
+        let mut daemon = Background::started();
         daemon.signal(Signal::SIGKILL);
         daemon.gone().await;
         fs::write(daemon.runtime_dir.join("exec_sync0123pid"), "1").expect("ours");
@@ -170,7 +72,7 @@ fn with_the_log_on_stdout_the_starters_pipe_gets_it_until_the_daemon_ends() {
 #[test]
 fn version_tells_what_runs_and_the_dependencies_only_when_asked() {
     support::run(async {
-        let daemon = started();
+        let daemon = Background::started();
         let client = Client::connect(&daemon.runtime_dir).await.expect("it listens");
         let (brief, verbose) =
             (client.version(false).await.expect("brief"), client.version(true).await.expect("verbose"));
@@ -187,7 +89,7 @@ fn version_tells_what_runs_and_the_dependencies_only_when_asked() {
 #[test]
 fn methods_that_are_not_there_say_so_and_the_connection_stays_usable() {
     support::run(async {
-        let daemon = started();
+        let daemon = Background::started();
         let client = Client::connect(&daemon.runtime_dir).await.expect("it listens");
         let conmon = client.conmon();
         let errors = [
@@ -203,25 +105,9 @@ fn methods_that_are_not_there_say_so_and_the_connection_stays_usable() {
 }
 
 #[test]
-fn the_end_of_one_connection_is_none_of_the_others_business() {
-    support::run(async {
-        let daemon = started();
-        let client = Client::connect(&daemon.runtime_dir).await.expect("it listens");
-        client.version(false).await.expect("accepted");
-        let before = procfs::descriptors(daemon.pid.expect("started"));
-        for _ in 0..200 {
-            Client::connect(&daemon.runtime_dir).await.expect("it listens").version(false).await.expect("an answer");
-        }
-        client.version(false).await.expect("still there");
-        let back = || (procfs::descriptors(daemon.pid?) <= before).then_some(());
-        eventually("descriptors to be closed", back).await;
-    });
-}
-
-#[test]
 fn a_call_to_a_daemon_that_ends_fails_and_a_new_connection_says_that_there_is_none() {
     support::run(async {
-        let mut daemon = started();
+        let mut daemon = Background::started();
         let client = Client::connect(&daemon.runtime_dir).await.expect("it listens");
         daemon.signal(Signal::SIGTERM);
         daemon.gone().await;
@@ -265,18 +151,5 @@ fn a_daemon_that_is_killed_leaves_its_containers_running_and_the_next_one_can_ru
         let exec = holdfast::client::ExecSync { id: "c".to_owned(), command, ..holdfast::client::ExecSync::default() };
         let answer = sandbox.client().exec_sync(&exec).await.expect("through the runtime alone");
         assert_eq!(answer.stdout, "alive\n");
-    });
-}
-
-#[test]
-fn orphans_of_containers_are_collected() {
-    support::e2e(async |sandbox| {
-        let namespaces = ["ipc", "uts", "mount", "network"].map(|kind| serde_json::json!({ "type": kind }));
-        let spec = BundleSpec::shell("for i in 1 2 3 4 5 6 7 8; do (sleep 0.$i & exec true) & done; exec sleep 1000");
-        let pid = sandbox.run("c", &spec.with(serde_json::json!({ "linux": { "namespaces": namespaces } }))).await;
-        let daemon = sandbox.daemon_pid();
-        eventually("orphans", || (procfs::children(daemon).len() > 1).then_some(())).await;
-        let alone = || (procfs::children(daemon) == [(pid, 'S')]).then_some(());
-        eventually("the orphans to be collected", alone).await;
     });
 }

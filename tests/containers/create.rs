@@ -4,15 +4,7 @@ use std::{fs, path::Path};
 
 use holdfast::model::WindowSize;
 
-use crate::support::{self, BundleSpec, Sandbox, eventually, procfs};
-
-fn words(words: &[&str]) -> Vec<String> {
-    words.iter().map(|word| (*word).to_owned()).collect()
-}
-
-fn text(path: &Path) -> String {
-    path.to_str().expect("paths of tests are UTF-8").to_owned()
-}
+use crate::support::{self, BundleSpec, Sandbox, procfs};
 
 fn status(sandbox: &Sandbox, id: &str) -> String {
     let state: serde_json::Value = serde_json::from_slice(&sandbox.runtime(&["state", id]).stdout).expect("JSON");
@@ -31,35 +23,6 @@ fn a_container_waits_to_be_started_and_its_init_is_the_answered_pid() {
             sandbox.runtime(&["kill", id, "KILL"]);
             assert_eq!(sandbox.wait_exit(id).await, 137);
         }
-    });
-}
-
-#[test]
-fn the_runtime_gets_each_option_once_and_in_the_order_of_the_contract() {
-    support::e2e_recording(async |sandbox| {
-        let bundle = text(&sandbox.container("c"));
-        let log = text(&sandbox.path().join("runtime.log"));
-        let mut request = sandbox.create_request("c", &BundleSpec::idle());
-        request.global_args = words(&["--log", &log, "--debug"]);
-        request.command_args = words(&["--no-new-keyring"]);
-        sandbox.client().create_container(&request).await.expect("created");
-        let root = format!("--root={}", text(&sandbox.path().join("root")));
-        let pidfile = format!("{bundle}/pidfile");
-        let wanted = words(&[
-            &root,
-            "--log",
-            &log,
-            "--debug",
-            "create",
-            "--bundle",
-            &bundle,
-            "--pid-file",
-            &pidfile,
-            "--no-new-keyring",
-            "c",
-        ]);
-        assert_eq!(sandbox.calls(), [wanted]);
-        assert!(!fs::read(log).expect("made by the runtime").is_empty());
     });
 }
 
@@ -128,20 +91,6 @@ fn a_taken_id_is_refused_and_its_container_is_unharmed() {
 }
 
 #[test]
-fn an_id_is_free_again_once_its_container_has_exited_and_was_deleted() {
-    support::e2e(async |sandbox| {
-        for code in [4, 6] {
-            sandbox.run("c", &BundleSpec::shell(&format!("exit {code}"))).await;
-            assert_eq!(sandbox.wait_exit("c").await, code);
-            fs::remove_file(sandbox.exit_path("c")).expect("it is there");
-            sandbox.runtime(&["delete", "c"]);
-        }
-        let error = sandbox.client().reopen_log("c").await.expect_err("exited").to_string();
-        assert!(error.starts_with("reopenLogContainer: not-found: "), "{error}");
-    });
-}
-
-#[test]
 fn a_window_size_is_set_before_the_start_and_refused_without_a_terminal() {
     support::e2e(async |sandbox| {
         let size = WindowSize { cols: 123, rows: 45 };
@@ -152,25 +101,6 @@ fn a_window_size_is_set_before_the_start_and_refused_without_a_terminal() {
         sandbox.create("pipes", &BundleSpec::idle()).await;
         let error = sandbox.client().set_window_size("pipes", size).await.expect_err("no terminal").to_string();
         assert!(error.contains("has no terminal"), "{error}");
-    });
-}
-
-#[test]
-fn a_cancelled_create_leaves_a_registered_container() {
-    support::e2e(async |sandbox| {
-        let request = sandbox.create_request("c", &BundleSpec::shell("exit 9"));
-        let client = sandbox.connect().await;
-        tokio::select! {
-            biased;
-            _ = client.create_container(&request) => panic!("a runtime is not that fast"),
-            () = tokio::task::yield_now() => {}
-            _ = client.version(false) => {}
-        }
-        drop(client);
-        eventually("the container", || sandbox.container("c").join("pidfile").exists().then_some(())).await;
-        while sandbox.client().reopen_log("c").await.is_err() {}
-        sandbox.start("c");
-        assert_eq!(sandbox.wait_exit("c").await, 9);
     });
 }
 

@@ -37,12 +37,3 @@ fn a_terminal_that_nobody_has_open_for_a_while_is_read_again() {
         assert_eq!(sandbox.logged("c", StdStream::Stdout), b"back\r\n");
     });
 }
-
-#[test]
-fn a_container_without_stdin_reads_its_end_at_once() {
-    support::e2e(async |sandbox| {
-        sandbox.run("pipes", &BundleSpec::shell("cat; echo end")).await;
-        assert_eq!(sandbox.wait_exit("pipes").await, 0);
-        assert_eq!(sandbox.logged("pipes", StdStream::Stdout), b"end\n");
-    });
-}

@@ -1,7 +1,7 @@
 //! streaming 9.2 to 9.4, through the client.
 
 use holdfast::{
-    client::{ServeExec, StreamClient},
+    client::ServeExec,
     model::{Outcome, WindowSize},
 };
 
@@ -145,33 +145,6 @@ fn a_silent_pause_between_outputs_is_not_the_end() {
     with_container(async |sandbox| {
         let all = sandbox.exec("c", &["sh", "-c", "echo one; sleep 3; echo two"]).await;
         assert_eq!((&all.stdout[..], &all.statuses[..]), (&b"one\ntwo\n"[..], &[Outcome::Exited(0)][..]));
-    });
-}
-
-#[test]
-fn sessions_outlive_the_control_client_that_asked_for_them() {
-    with_container(async |sandbox| {
-        let client = sandbox.connect().await;
-        let url = |command: &str| ServeExec {
-            id: "c".to_owned(),
-            command: vec![command.to_owned()],
-            stdin: true,
-            stdout: true,
-            ..ServeExec::default()
-        };
-        let (now, later) = (client.serve_exec(&url("cat")).await.expect("a URL"), client.serve_exec(&url("cat")).await);
-        let mut session = StreamClient::connect(&now, &holdfast::client::STREAM_PROTOCOLS).await.expect("taken");
-        within(session.next()).await.expect("the first, empty message");
-        drop(client);
-        let again = sandbox.connect().await;
-        assert_eq!(again.version(false).await.expect("alive").process_id, sandbox.daemon_pid());
-        let later =
-            StreamClient::connect(&later.expect("a URL"), &holdfast::client::STREAM_PROTOCOLS).await.expect("taken");
-        for mut session in [session, later] {
-            session.send_stdin(b"still here").await.expect("open");
-            session.close_stdin().await.expect("v5");
-            assert_eq!(collect(session).await.stdout, b"still here");
-        }
     });
 }
 

@@ -29,6 +29,14 @@ impl Background {
         Self { runtime_dir: dir.path().join(below), dir, pid: None }
     }
 
+    /// One that runs.
+    pub(crate) fn started() -> Self {
+        let mut daemon = Self::new("run");
+        let output = daemon.start(&mut daemon.command());
+        assert!(output.status.success() && output.stdout.is_empty() && output.stderr.is_empty(), "{output:?}");
+        daemon
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }

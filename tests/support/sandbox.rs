@@ -10,8 +10,8 @@ use std::{
 
 use holdfast::{
     client::{
-        Client, Collected, CreateContainer, LogDriver, LogDriverKind, STREAM_PROTOCOLS, ServeAttach, ServeExec,
-        StreamClient,
+        Client, ClientError, Collected, CreateContainer, LogDriver, LogDriverKind, STREAM_PROTOCOLS, ServeAttach,
+        ServeExec, StreamClient,
     },
     model::StdStream,
 };
@@ -185,6 +185,25 @@ impl Sandbox {
     pub(crate) async fn create(&self, id: &str, spec: &BundleSpec) -> u32 {
         let request = self.create_request(id, spec);
         self.client().create_container(&request).await.expect("the container is created")
+    }
+
+    /// A create that must fail, and after which nothing may be registered; returns the reason.
+    pub(crate) async fn refused_create(&self, id: &str, spec: &BundleSpec) -> String {
+        let request = self.create_request(id, spec);
+        let reason = match within(self.client().create_container(&request)).await {
+            Err(ClientError::Refused { reason, .. }) => reason,
+            other => panic!("not refused: {other:?}"),
+        };
+        let unknown = self.client().reopen_log(id).await;
+        assert!(unknown.is_err_and(|error| error.to_string().contains("not-found:")), "the id is still registered");
+        reason
+    }
+
+    /// The id of a failed create is free.
+    pub(crate) async fn creates_again(&self, id: &str) {
+        self.run(id, &BundleSpec::shell("exit 7")).await;
+        assert_eq!(self.wait_exit(id).await, 7);
+        self.runtime(&["delete", "--force", id]);
     }
 
     /// Starts a created container, as an engine does.
