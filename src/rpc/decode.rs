@@ -30,6 +30,11 @@ fn bad(field: &'static str, reason: impl Into<String>) -> Invalid {
     Invalid::Field { field, reason: reason.into() }
 }
 
+/// The files that one list may ask for at a container's end. Each is a job and a temporary file, all of them at once.
+const FILES_LIMIT: u32 = 1000;
+/// The logs of one container. Each has a descriptor, a task and buffers for as long as the container lives.
+const LOGS_LIMIT: u32 = 16;
+
 type TextList<'a> = capnp::text_list::Reader<'a>;
 type MapReader<'a> = capnp::struct_list::Reader<'a, text_text_map_entry::Owned>;
 
@@ -51,6 +56,10 @@ pub(super) fn create(request: create_container_request::Reader<'_>) -> Result<Cr
             return Err(bad(field, format!("slot {slot} is unknown: no descriptor was sent over the fd socket")));
         }
     }
+    let logs = request.get_log_drivers()?;
+    if logs.len() > LOGS_LIMIT {
+        return Err(bad("logDrivers", format!("there are more than {LOGS_LIMIT}")));
+    }
     let cleanup_command = words("cleanupCmd", request.get_cleanup_cmd()?)?;
     if cleanup_command.first().is_some_and(String::is_empty) {
         return Err(bad("cleanupCmd", "the program is empty"));
@@ -59,7 +68,7 @@ pub(super) fn create(request: create_container_request::Reader<'_>) -> Result<Cr
         spec,
         exit_paths: paths("exitPaths", request.get_exit_paths()?)?,
         oom_exit_paths: paths("oomExitPaths", request.get_oom_exit_paths()?)?,
-        logs: request.get_log_drivers()?.iter().map(log).collect::<Result<_, _>>()?,
+        logs: logs.iter().map(log).collect::<Result<_, _>>()?,
         cleanup_command,
     })
 }
@@ -177,6 +186,9 @@ fn path(field: &'static str, reader: capnp::text::Reader<'_>) -> Result<PathBuf,
 }
 
 fn paths(field: &'static str, list: TextList<'_>) -> Result<Vec<PathBuf>, Invalid> {
+    if list.len() > FILES_LIMIT {
+        return Err(bad(field, format!("there are more than {FILES_LIMIT} paths")));
+    }
     list.iter().map(|entry| path(field, entry?)).collect()
 }
 

@@ -12,6 +12,9 @@ use crate::{
     container::Container, oci::ExecSpec, proto::remotecommand::StreamKind, stdio::Wants, telemetry::counters::Counters,
 };
 
+/// What the commands of all waiting requests may take together, in bytes.
+const BYTES_LIMIT: usize = 8 * 1024 * 1024;
+
 /// The secret in a session's URL: 128 random bits as hexadecimal digits, good for one connection.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Token(String);
@@ -57,6 +60,14 @@ impl Request {
             Self::PortForward => StreamKind::PortForward,
         }
     }
+
+    /// What it takes, in bytes: what a client may choose, and 64 for each word.
+    fn cost(&self) -> usize {
+        match self {
+            Self::Exec { spec, .. } => spec.command.iter().map(|word| word.len() + 64).sum(),
+            Self::Attach { .. } | Self::PortForward => 0,
+        }
+    }
 }
 
 /// The requests waiting, oldest first. Full: the oldest is dropped and counted, because a refused call would cost the
@@ -67,21 +78,24 @@ pub(crate) struct PendingRequests {
     /// In order of age; a claimed token stays until its time is over.
     ages: VecDeque<(Instant, Token)>,
     limit: usize,
+    bytes: usize,
     lifetime: Duration,
     counters: Rc<Counters>,
 }
 
 impl PendingRequests {
     pub(crate) fn new(limit: usize, lifetime: Duration, counters: Rc<Counters>) -> Self {
-        Self { requests: HashMap::new(), ages: VecDeque::new(), limit, lifetime, counters }
+        Self { requests: HashMap::new(), ages: VecDeque::new(), limit, bytes: 0, lifetime, counters }
     }
 
     /// Stores a request under its token.
     pub(crate) fn insert(&mut self, now: Instant, token: Token, request: Request) {
         self.expire(now);
-        while self.requests.len() >= self.limit.max(1) {
+        let cost = request.cost();
+        // One alone is taken whatever it costs: a message has its own limit.
+        while self.requests.len() >= self.limit.max(1) || self.bytes + cost > BYTES_LIMIT {
             let Some((_, oldest)) = self.ages.pop_front() else { break };
-            if self.requests.remove(&oldest).is_some() {
+            if self.remove(&oldest).is_some() {
                 self.counters.pending_evicted.increment();
                 tracing::warn!(
                     limit = self.limit,
@@ -89,6 +103,7 @@ impl PendingRequests {
                 );
             }
         }
+        self.bytes += cost;
         self.ages.push_back((now, token.clone()));
         self.requests.insert(token, request);
     }
@@ -101,7 +116,13 @@ impl PendingRequests {
         if self.requests.get(&token)?.kind() != kind {
             return None;
         }
-        self.requests.remove(&token)
+        self.remove(&token)
+    }
+
+    fn remove(&mut self, token: &Token) -> Option<Request> {
+        let request = self.requests.remove(token)?;
+        self.bytes -= request.cost();
+        Some(request)
     }
 
     /// Forgets what is too old.
@@ -110,7 +131,8 @@ impl PendingRequests {
             if self.requests.contains_key(token) && now.duration_since(*born) < self.lifetime {
                 break;
             }
-            self.requests.remove(token);
+            let token = token.clone();
+            self.remove(&token);
             self.ages.pop_front();
         }
     }
@@ -124,12 +146,17 @@ impl PendingRequests {
     pub(crate) fn clear(&mut self) {
         self.requests.clear();
         self.ages.clear();
+        self.bytes = 0;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        model::ContainerId,
+        oci::{Purpose, argv::CgroupManager},
+    };
 
     const LIFETIME: Duration = Duration::from_secs(60);
 
@@ -170,6 +197,33 @@ mod tests {
         assert_eq!((pending.requests.len(), pending.counters.pending_evicted.value()), (1000, 1));
         assert!(pending.claim(now, StreamKind::Attach, "token-0").is_none());
         assert!(pending.claim(now, StreamKind::Attach, "token-1000").is_some());
+    }
+
+    #[test]
+    fn long_commands_cost_older_requests_their_place() {
+        let exec = |size: usize| Request::Exec {
+            spec: ExecSpec {
+                id: ContainerId::parse("c").unwrap(),
+                command: vec!["x".repeat(size)],
+                terminal: false,
+                stdin: false,
+                env: Vec::new(),
+                cgroup_manager: CgroupManager::Cgroupfs,
+                purpose: Purpose::Streaming,
+            },
+            wants: Wants { stdout: true, stderr: false },
+        };
+        let (mut pending, now) = (PendingRequests::new(1000, LIFETIME, Rc::default()), Instant::now());
+        for n in 0..20 {
+            pending.insert(now, token(n), exec(1 << 20));
+        }
+        assert!(pending.requests.len() == 7 && pending.bytes <= BYTES_LIMIT, "{}", pending.bytes);
+        pending.insert(now, token(20), exec(9 << 20));
+        assert_eq!((pending.requests.len(), pending.counters.pending_evicted.value()), (1, 20));
+        assert!(pending.claim(now, StreamKind::Exec, "token-20").is_some());
+        pending.insert(now, token(21), exec(5));
+        pending.expire(now + LIFETIME);
+        assert_eq!(pending.bytes, 0);
     }
 
     #[test]
