@@ -7,6 +7,8 @@ mod support;
 
 #[path = "bad_input/crowds.rs"]
 mod crowds;
+#[path = "bad_input/fields.rs"]
+mod fields;
 #[path = "bad_input/frames.rs"]
 mod frames;
 #[path = "bad_input/http.rs"]

@@ -226,34 +226,6 @@ fn a_field_that_points_nowhere_fails_its_call_alone() {
 }
 
 #[test]
-fn a_number_that_names_nothing_is_refused() {
-    const CREATE: u16 = 1;
-    const SIZE: u64 = 0x1122_3344_5566_7788;
-    let mut create = call(1, CREATE, |params| {
-        let mut request = params.init_as::<conmon::create_container_params::Builder<'_>>().init_request();
-        request.set_id("victim");
-        request.set_bundle_path("/nowhere");
-        let mut driver = request.init_log_drivers(1).get(0);
-        driver.set_path("/nowhere/log");
-        driver.set_max_size(SIZE);
-    });
-    // The type is at the beginning of the struct, one word before the size.
-    let size = create.windows(8).position(|word| word == SIZE.to_le_bytes()).expect("it is in there");
-    create[size - 8..size - 6].copy_from_slice(&77u16.to_le_bytes());
-    beside_a_neighbour(async |sandbox, neighbour| {
-        neighbour
-            .undisturbed("log driver 77", async || {
-                let mut raw = RawRpc::connect(&sandbox.runtime_dir()).await;
-                raw.send(&[bootstrap(0), create].concat()).await;
-                let reply = raw.reply(1).await;
-                let known = |reason: &str| reason.starts_with("invalid-request: ") && reason.contains("77");
-                assert!(matches!(&reply, Reply::Refused(reason) if known(reason)), "{reply:?}");
-            })
-            .await;
-    });
-}
-
-#[test]
 fn a_list_that_claims_more_than_it_has_is_refused_quickly() {
     const EXEC_SYNC: u16 = 2;
     let exec = |question, fill: fn(conmon::exec_sync_container_request::Builder<'_>)| {
