@@ -3,7 +3,7 @@ use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duratio
 use holdfast::client::{StreamClient, StreamMessage};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{BundleSpec, DEADLINE, FakeRuntime, Sandbox, e2e_with};
+use super::{BundleSpec, DEADLINE, FakeRuntime, Sandbox, e2e_with, eventually, procfs};
 
 /// What `growth_kib` is unless a test has reasons.
 const GROWTH_KIB: u64 = 8 << 10;
@@ -24,7 +24,8 @@ pub(crate) struct Neighbour<'a> {
 /// What a misdeed could leave behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Traces {
-    descriptors: usize,
+    /// What is open, sorted; of sockets, pipes and the like only the kind.
+    descriptors: Vec<String>,
     /// `pid name`, or `pid name (zombie)`.
     children: BTreeSet<String>,
     /// Of the runtime directory, the directory of console sockets, and the runtime's own directory.
@@ -53,6 +54,9 @@ pub(crate) fn beside_a_neighbour_with(
     e2e_with(configure, async |sandbox| {
         let mut neighbour = Neighbour::beside(sandbox).await;
         Box::pin(test(sandbox, &mut neighbour)).await;
+        // Once in each test, since threads of the pool are kept for a second.
+        let alone = || (procfs::status_line(sandbox.daemon_pid(), "Threads") == "1").then_some(());
+        eventually("the daemon's other threads to end", alone).await;
     });
 }
 
@@ -136,7 +140,7 @@ async fn settled(sandbox: &Sandbox) -> Traces {
 impl Traces {
     fn of(sandbox: &Sandbox) -> Self {
         let daemon = sandbox.daemon_pid();
-        let descriptors = names(Path::new(&format!("/proc/{daemon}/fd"))).len();
+        let descriptors = procfs::descriptor_targets(daemon);
         let children = names(Path::new("/proc")).iter().filter_map(|pid| child(pid.parse().ok()?, daemon)).collect();
         let mut files = BTreeSet::new();
         for dir in ["run", "tmp", "root"] {

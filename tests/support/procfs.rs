@@ -2,12 +2,25 @@
 
 use std::{
     fs,
+    path::PathBuf,
     process::{Child, Command, Stdio},
 };
 
 /// How many descriptors a process has open.
 pub(crate) fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).expect("the process is there and ours").count()
+}
+
+/// What a process has open, sorted: paths, and of sockets, pipes and the like the kind without the number.
+pub(crate) fn descriptor_targets(pid: u32) -> Vec<String> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("the process is there and ours").flatten();
+    let target = |path: PathBuf| {
+        let target = path.to_string_lossy().into_owned();
+        target.split_once(":[").map_or(target.clone(), |(kind, _)| kind.to_owned())
+    };
+    let mut targets: Vec<_> = open.filter_map(|entry| fs::read_link(entry.path()).ok()).map(target).collect();
+    targets.sort();
+    targets
 }
 
 /// The numbers of the processes whose parent this is, with their states.
