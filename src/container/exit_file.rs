@@ -2,7 +2,9 @@
 
 use std::{
     ffi::OsString,
-    fs, io,
+    fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -43,7 +45,8 @@ async fn prepare(blocking: &Blocking, path: &Path, content: &str) -> Option<Path
     for _ in 0..2 {
         let temporary = beside(path);
         let (target, text) = (temporary.clone(), content.to_owned());
-        let job = move || fs::write(&target, text);
+        // What a full disk took a part of, or only the name, must not stay.
+        let job = move || fs::write(&target, text).inspect_err(|_| drop(fs::remove_file(&target)));
         let late = temporary.clone();
         // Written after all, when nobody waits any more: it would lie there for ever.
         let undo = move |_| drop(fs::remove_file(late));
@@ -64,8 +67,16 @@ fn report<E: std::fmt::Display>(path: &Path, result: Result<io::Result<()>, E>) 
     false
 }
 
+/// The name of the temporary file: the target's and `.tmp`, or where that is longer than a name may be, one made of it.
 fn beside(path: &Path) -> PathBuf {
+    /// `NAME_MAX` of Linux.
+    const NAME_LIMIT: usize = 255;
     let mut name = path.file_name().map_or_else(|| OsString::from("exit"), OsString::from);
+    if name.len() + ".tmp".len() > NAME_LIMIT {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        name = format!("{:016x}", hasher.finish()).into();
+    }
     name.push(".tmp");
     path.with_file_name(name)
 }
@@ -88,5 +99,14 @@ mod tests {
         let mut names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
         assert_eq!(names, ["a", "c", "taken"]);
+    }
+
+    #[test]
+    fn a_name_as_long_as_a_name_may_be_has_room_for_its_temporary_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let paths: Vec<_> = [251, 252, 255].map(|length| directory.path().join("x".repeat(length))).into();
+        local(async { write_all(&Blocking::new(), &paths, "0").await });
+        assert!(paths.iter().all(|path| fs::read_to_string(path).is_ok_and(|code| code == "0")));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 3);
     }
 }
