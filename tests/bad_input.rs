@@ -9,6 +9,8 @@ mod support;
 mod crowds;
 #[path = "bad_input/fields.rs"]
 mod fields;
+#[path = "bad_input/files.rs"]
+mod files;
 #[path = "bad_input/frames.rs"]
 mod frames;
 #[path = "bad_input/http.rs"]
