@@ -10,14 +10,16 @@ use std::{
 
 use holdfast::{
     client::{
-        CgroupManager, Client, ClientError, CreateContainer, ExecSync, LogDriver, LogDriverKind, ServeAttach, ServeExec,
+        CgroupManager, Client, ClientError, CreateContainer, ExecSync, LogDriver, LogDriverKind, STREAM_PROTOCOLS,
+        ServeAttach, ServeExec, StreamClient,
     },
     model::WindowSize,
 };
 use nix::{sys::stat::Mode, unistd::mkfifo};
+use serde_json::json;
 use tokio::time::timeout;
 
-use crate::support::{BundleSpec, DEADLINE, FakeRuntime, Sandbox, beside_a_neighbour};
+use crate::support::{BundleSpec, DEADLINE, FakeRuntime, Sandbox, beside_a_neighbour, eventually, procfs};
 
 /// What a refusal says, without the words around it.
 fn reason<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> String {
@@ -286,4 +288,57 @@ fn a_bundle_or_log_that_cannot_be_used_is_refused_and_the_id_stays_free() {
             })
             .await;
     });
+}
+
+#[test]
+fn calls_on_a_container_that_is_exiting_are_answered() {
+    // In the host's pid namespace, where a process that holds the output makes the exit take a second or two.
+    let namespaces = ["ipc", "uts", "mount", "network"].map(|kind| json!({ "type": kind }));
+    let pipes = BundleSpec::shell("trap '' HUP; echo begin; sleep 1000 & exit 8");
+    let pipes = pipes.with(json!({ "linux": { "namespaces": namespaces } }));
+    beside_a_neighbour(async |sandbox, neighbour| {
+        for (what, spec) in [("pipes", pipes.clone()), ("a terminal", pipes.terminal())] {
+            neighbour
+                .undisturbed(what, async || {
+                    // On a busy machine the exit may be over before it is seen.
+                    let mut rounds = 0;
+                    while rounds == 0 {
+                        rounds = call_while_exiting(sandbox, &spec).await;
+                    }
+                })
+                .await;
+        }
+    });
+}
+
+/// Returns how often it could call.
+async fn call_while_exiting(sandbox: &Sandbox, spec: &BundleSpec) -> u32 {
+    let client = sandbox.client();
+    let pid = sandbox.run("victim", spec).await;
+    eventually("the end of its process", || (!procfs::runs(pid)).then_some(())).await;
+    let mut rounds = 0;
+    while !sandbox.exit_path("victim").exists() {
+        rounds += 1;
+        let size = WindowSize { cols: 80, rows: 24 };
+        let calls = async {
+            let (exec, attach) = (exec("victim", &["true"]), serve_attach("victim"));
+            let (reopened, resized) = (client.reopen_log("victim").await, client.set_window_size("victim", size).await);
+            (reopened, resized, client.exec_sync(&exec).await, client.serve_attach(&attach).await)
+        };
+        let (reopened, resized, run, attached) = timeout(DEADLINE, calls).await.expect("answers in time");
+        for error in [reopened.err(), resized.err()].into_iter().flatten().map(|error| error.to_string()) {
+            let clear = ["not-found: ", "has no terminal", "log"].iter().any(|reason| error.contains(reason));
+            assert!(clear, "{error}");
+        }
+        assert_eq!(run.expect("a code").exit_code, -2);
+        if let Ok(url) = attached {
+            let session = StreamClient::connect(&url, &STREAM_PROTOCOLS).await.expect("the URL is good");
+            let all = timeout(DEADLINE, session.collect()).await.expect("the session ends in time").unwrap();
+            assert_eq!((all.statuses.len(), all.close_code), (1, Some(1000)), "{all:?}");
+        }
+    }
+    assert_eq!((sandbox.wait_exit("victim").await, sandbox.log("victim").len()), (8, 1));
+    sandbox.runtime(&["delete", "--force", "victim"]);
+    fs::remove_dir_all(sandbox.container("victim")).unwrap();
+    rounds
 }
