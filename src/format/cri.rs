@@ -8,102 +8,51 @@ use std::time::Duration;
 use crate::model::StdStream;
 
 use super::{
-    Batch, Tally,
-    line::{LineSplitter, Piece},
+    Batch,
+    line::Piece,
     timestamp::{self, Timestamp},
 };
 
 /// What stands before the bytes of a line: time, stream name, tag and three spaces.
 const HEAD_LEN: usize = timestamp::LEN + " stdout F ".len();
 
-/// The place of the tag in the head.
-const TAG: usize = HEAD_LEN - 2;
-
-/// The encoder of one log in Kubernetes' format.
+/// Records in Kubernetes' format.
 #[derive(Debug, Default)]
 pub struct Cri {
-    /// Of stdout and of stderr.
-    lines: [LineSplitter; 2],
     timestamp: Timestamp,
-    /// The time of the latest record: none may have an earlier one.
-    last: Duration,
 }
 
 impl Cri {
-    /// See [`super::Encoder::append`].
-    pub fn append(&mut self, now: Duration, stream: StdStream, bytes: &[u8], limit: usize, batch: &mut Batch) -> usize {
-        if batch.bytes.len() >= limit {
-            return 0;
-        }
-        let mut head = self.head(now, stream);
-        self.lines[stream as usize].feed(bytes, |piece| {
-            push(&mut head, stream, piece, batch);
-            batch.bytes.len() < limit
-        })
+    pub(super) fn record(&mut self, time: Duration, stream: StdStream, piece: Piece<'_>, batch: &mut Batch) {
+        self.push(time, stream, piece, batch);
+        batch.close_record(stream, !piece.ends_line, piece.payload());
     }
 
-    /// See [`super::Encoder::skip`].
-    pub fn skip(&mut self, stream: StdStream, bytes: &[u8]) -> Tally {
-        let mut dropped = Tally::default();
-        self.lines[stream as usize].feed(bytes, |piece| {
-            dropped += Tally { bytes: piece.payload().into(), lines: 1 };
-            true
-        });
-        dropped
-    }
-
-    /// See [`super::Encoder::finish`].
-    pub fn finish(&mut self, now: Duration, batch: &mut Batch) {
-        for stream in [StdStream::Stdout, StdStream::Stderr] {
-            if let Some(rest) = self.lines[stream as usize].finish() {
-                let mut head = self.head(now, stream);
-                push(&mut head, stream, Piece { bytes: &rest, ends_line: false }, batch);
-            }
-        }
-    }
-
-    /// See [`super::Encoder::skip_rest`].
-    pub fn skip_rest(&mut self) -> Tally {
-        let rests = self.lines.iter_mut().filter_map(LineSplitter::finish);
-        rests.fold(Tally::default(), |dropped, rest| dropped + Tally { bytes: rest.len() as u64, lines: 1 })
-    }
-
-    /// See [`super::Encoder::remark`].
-    pub fn remark(&mut self, now: Duration, stream: StdStream, text: &[u8], batch: &mut Batch) {
-        debug_assert!(!text.contains(&b'\n'));
-        let head = self.head(now, stream);
-        append_record(&head, text, batch);
+    pub(super) fn remark(&mut self, time: Duration, stream: StdStream, text: &[u8], batch: &mut Batch) {
+        self.push(time, stream, Piece { bytes: text, ends_line: true }, batch);
         batch.close_record(stream, false, 0);
     }
 
-    fn head(&mut self, now: Duration, stream: StdStream) -> [u8; HEAD_LEN] {
-        self.last = self.last.max(now);
-        let mut head = [b' '; HEAD_LEN];
-        head[..timestamp::LEN].copy_from_slice(self.timestamp.format(self.last));
-        head[timestamp::LEN + 1..TAG - 1].copy_from_slice(stream.name().as_bytes());
-        head[TAG] = b'F';
-        head
+    fn push(&mut self, time: Duration, stream: StdStream, piece: Piece<'_>, batch: &mut Batch) {
+        let tag: &[u8; 10] = match (stream, piece.ends_line) {
+            (StdStream::Stdout, true) => b" stdout F ",
+            (StdStream::Stdout, false) => b" stdout P ",
+            (StdStream::Stderr, true) => b" stderr F ",
+            (StdStream::Stderr, false) => b" stderr P ",
+        };
+        let out = &mut batch.bytes;
+        out.reserve(HEAD_LEN + piece.bytes.len() + 1);
+        out.extend_from_slice(self.timestamp.format(time));
+        out.extend_from_slice(tag);
+        out.extend_from_slice(piece.bytes);
+        out.push(b'\n');
     }
-}
-
-fn push(head: &mut [u8; HEAD_LEN], stream: StdStream, piece: Piece<'_>, batch: &mut Batch) {
-    head[TAG] = if piece.ends_line { b'F' } else { b'P' };
-    append_record(head, piece.bytes, batch);
-    batch.close_record(stream, !piece.ends_line, piece.payload());
-}
-
-fn append_record(head: &[u8; HEAD_LEN], text: &[u8], batch: &mut Batch) {
-    let out = &mut batch.bytes;
-    out.reserve(HEAD_LEN + text.len() + 1);
-    out.extend_from_slice(head);
-    out.extend_from_slice(text);
-    out.push(b'\n');
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::line::MAX_LINE;
+    use crate::format::{Encoder, Tally, line::MAX_LINE};
 
     const T1: Duration = Duration::new(1_709_251_199, 5);
 
@@ -113,7 +62,7 @@ mod tests {
 
     #[test]
     fn a_record_is_time_stream_tag_and_the_bytes_of_the_line() {
-        let (mut cri, mut batch) = (Cri::default(), Batch::default());
+        let (mut cri, mut batch) = (Encoder::cri(), Batch::default());
         assert_eq!(cri.append(T1, StdStream::Stdout, b"hello\n\nwor", usize::MAX, &mut batch), 10);
         cri.append(T1, StdStream::Stderr, b" oops \n", usize::MAX, &mut batch);
         cri.append(T1, StdStream::Stdout, b"ld", usize::MAX, &mut batch);
@@ -128,7 +77,7 @@ mod tests {
 
     #[test]
     fn records_end_where_their_line_feed_is() {
-        let (mut cri, mut batch) = (Cri::default(), Batch::default());
+        let (mut cri, mut batch) = (Encoder::cri(), Batch::default());
         let long = [vec![b'a'; MAX_LINE + 3], b"\nshort\n".to_vec()].concat();
         cri.append(T1, StdStream::Stdout, &long, usize::MAX, &mut batch);
         let lens: Vec<_> = batch.spans().map(|(start, r)| (r.end - start, r.payload, r.partial)).collect();
@@ -140,7 +89,7 @@ mod tests {
 
     #[test]
     fn times_never_go_back_even_between_the_streams() {
-        let (mut cri, mut batch) = (Cri::default(), Batch::default());
+        let (mut cri, mut batch) = (Encoder::cri(), Batch::default());
         cri.append(T1, StdStream::Stdout, b"a\n", usize::MAX, &mut batch);
         cri.append(T1 - Duration::from_secs(9), StdStream::Stderr, b"b\n", usize::MAX, &mut batch);
         cri.remark(Duration::ZERO, StdStream::Stderr, b"c", &mut batch);
@@ -151,7 +100,7 @@ mod tests {
 
     #[test]
     fn encoding_stops_at_the_first_record_that_reaches_the_limit() {
-        let (mut cri, mut batch) = (Cri::default(), Batch::default());
+        let (mut cri, mut batch) = (Encoder::cri(), Batch::default());
         let input = b"\n".repeat(1000);
         let used = cri.append(T1, StdStream::Stdout, &input, 100, &mut batch);
         assert_eq!((used, batch.records.len()), (3, 3));
@@ -160,7 +109,7 @@ mod tests {
 
     #[test]
     fn skipped_bytes_are_counted_and_the_next_record_begins_at_a_line() {
-        let (mut cri, mut batch) = (Cri::default(), Batch::default());
+        let (mut cri, mut batch) = (Encoder::cri(), Batch::default());
         cri.append(T1, StdStream::Stdout, b"begin ", usize::MAX, &mut batch);
         assert_eq!(cri.skip(StdStream::Stdout, b"end\nlost\nkept "), Tally { bytes: 15, lines: 2 });
         cri.append(T1, StdStream::Stdout, b"whole\n", usize::MAX, &mut batch);

@@ -10,16 +10,17 @@ const LAST_SECOND: u64 = 253_402_300_799;
 
 const SECONDS_PER_DAY: u64 = 86_400;
 
-/// Formats times. Within one second only the fraction is formatted again.
+/// Formats times. What is the same as in the last one is not formatted again: the lines of one read share their time.
 #[derive(Debug, Clone)]
 pub struct Timestamp {
     second: u64,
+    nanos: u32,
     text: [u8; LEN],
 }
 
 impl Default for Timestamp {
     fn default() -> Self {
-        Self { second: 0, text: *b"1970-01-01T00:00:00.000000000Z" }
+        Self { second: 0, nanos: 0, text: *b"1970-01-01T00:00:00.000000000Z" }
     }
 }
 
@@ -31,7 +32,11 @@ impl Timestamp {
             self.second = second;
             self.set_second(second);
         }
-        self.digits(20, 9, u64::from(unix.subsec_nanos()));
+        let nanos = unix.subsec_nanos();
+        if nanos != self.nanos {
+            self.nanos = nanos;
+            self.digits(20, 9, u64::from(nanos));
+        }
         &self.text
     }
 

@@ -1,5 +1,4 @@
-//! The daemon's own log in the systemd journal, by its native protocol
-//! (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>): one datagram per event, `NAME=value` lines in it.
+//! The daemon's own log in the systemd journal, by its native protocol: one datagram per event.
 
 use std::{
     io,
@@ -10,9 +9,7 @@ use std::{
 use tracing::Level;
 
 use super::record::Record;
-
-/// Where journald listens.
-pub(crate) const SOCKET: &str = "/run/systemd/journal/socket";
+use crate::format::journal::push_field;
 
 const IDENTIFIER: &str = "holdfast";
 
@@ -44,11 +41,11 @@ impl Journal {
 
 fn datagram(record: &Record) -> Vec<u8> {
     let mut datagram = Vec::with_capacity(256);
-    push(&mut datagram, "PRIORITY", priority(record.level));
-    push(&mut datagram, "SYSLOG_IDENTIFIER", IDENTIFIER);
-    push(&mut datagram, "MESSAGE", &record.message);
+    push_field(&mut datagram, "PRIORITY", priority(record.level).as_bytes());
+    push_field(&mut datagram, "SYSLOG_IDENTIFIER", IDENTIFIER.as_bytes());
+    push_field(&mut datagram, "MESSAGE", record.message.as_bytes());
     for (name, value) in record.fields.iter() {
-        push(&mut datagram, &format!("HOLDFAST_{}", variable(name)), value);
+        push_field(&mut datagram, &format!("HOLDFAST_{}", variable(name)), value.as_bytes());
     }
     datagram
 }
@@ -66,19 +63,6 @@ fn priority(level: Level) -> &'static str {
 /// Journal names are capitals, digits and underscores.
 fn variable(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
-}
-
-/// A value with a line end has its length (64 bits, little-endian) before it instead of `=`.
-fn push(datagram: &mut Vec<u8>, name: &str, value: &str) {
-    datagram.extend_from_slice(name.as_bytes());
-    if value.contains('\n') {
-        datagram.push(b'\n');
-        datagram.extend_from_slice(&(value.len() as u64).to_le_bytes());
-    } else {
-        datagram.push(b'=');
-    }
-    datagram.extend_from_slice(value.as_bytes());
-    datagram.push(b'\n');
 }
 
 #[cfg(test)]

@@ -26,6 +26,8 @@ use self::{
     stdout::Lines,
 };
 
+use crate::format::journal::SOCKET;
+
 pub mod counters;
 mod journal;
 mod record;
@@ -44,7 +46,7 @@ pub fn log_to_stdout(level: LevelFilter) -> io::Result<()> {
 /// # Errors
 /// When journald is not there: then there is no log.
 pub fn log_to_journal(level: LevelFilter) -> io::Result<()> {
-    Journal::open(Path::new(journal::SOCKET)).map(|journal| install(Sink::Journal(journal), level))
+    Journal::open(Path::new(SOCKET)).map(|journal| install(Sink::Journal(journal), level))
 }
 
 fn install(sink: Sink, level: LevelFilter) {
