@@ -19,7 +19,9 @@ use super::{
     table::Reservation,
 };
 use crate::{
-    log::{Log, LogConfig},
+    format::journal::{self, shared_fields},
+    log::{FileForm, Log, LogConfig, Target},
+    model::ContainerId,
     oci::CreateSpec,
     process::oom::OomCounter,
     stdio::{DrainLimits, Stdio},
@@ -32,6 +34,8 @@ const BUNDLE_LIMIT: Duration = Duration::from_secs(10);
 const BUNDLE_CONFIG: u64 = 8 * 1024 * 1024;
 /// Where CRI-O says that stdin ends with the first attach client.
 const STDIN_ONCE: &str = "io.kubernetes.cri-o.StdinOnce";
+/// Where the container's name stands: the one CRI-O tells C conmon, else the one in the pod.
+const NAMES: [&str; 2] = ["io.kubernetes.cri-o.Name", "io.kubernetes.container.name"];
 
 /// A checked request.
 #[derive(Debug)]
@@ -44,12 +48,23 @@ pub(crate) struct CreateRequest {
     pub(crate) cleanup_command: Vec<String>,
 }
 
-/// One CRI log file.
+/// One log.
 #[derive(Debug)]
-pub(crate) struct LogSpec {
-    pub(crate) path: PathBuf,
-    /// Bytes, 0 = no limit.
-    pub(crate) max_size: u64,
+pub(crate) enum LogSpec {
+    File {
+        form: FileForm,
+        path: PathBuf,
+        /// In bytes.
+        max_size: Option<NonZeroU64>,
+    },
+    Journal,
+}
+
+/// What the bundle's annotations say.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Annotations {
+    stdin_once: bool,
+    name: Option<String>,
 }
 
 impl Pod {
@@ -76,17 +91,16 @@ impl Pod {
         mut request: CreateRequest,
         reservation: Reservation,
     ) -> Result<u32, Error> {
-        let stdin_once = self.look_into_bundle(&request.spec.bundle).await?;
-        let configs = request.logs.iter().map(|log| LogConfig {
-            path: log.path.clone(),
-            max_size: NonZeroU64::new(log.max_size),
+        let Annotations { stdin_once, name } = self.look_into_bundle(&request.spec.bundle).await?;
+        let configs = std::mem::take(&mut request.logs).into_iter().map(|log| LogConfig {
+            target: log.target(&request.spec.id, name.as_deref()),
             stall: self.config.log_stall,
         });
         let log = Rc::new(Log::open(&self.scope, &self.blocking, configs.collect()).await.map_err(Error::Log)?);
         let started = match self.runtime.create(&mut request.spec).await {
             Ok(started) => started,
             Err(error) => {
-                log.finish(Duration::ZERO).await;
+                log.discard().await;
                 return Err(Error::Launch(error));
             }
         };
@@ -98,6 +112,7 @@ impl Pod {
             Ok(pump) => pump,
             Err(error) => {
                 self.runtime.delete(&request.spec.id, request.spec.cgroup_manager).await;
+                log.discard().await;
                 return Err(Error::Streams(error));
             }
         };
@@ -122,13 +137,13 @@ impl Pod {
         Ok(pid)
     }
 
-    /// Whether the bundle can be read, and what its annotation says of stdin.
-    async fn look_into_bundle(&self, bundle: &Path) -> Result<bool, Error> {
+    /// Whether the bundle can be read, and what its annotations say.
+    async fn look_into_bundle(&self, bundle: &Path) -> Result<Annotations, Error> {
         let path = bundle.join("config.json");
         let job_path = path.clone();
         let read = self.blocking.run("read", &path, BUNDLE_LIMIT, move || read_config(&job_path), drop).await?;
         let text = read.map_err(|error| Error::Bundle(SysError::io("read", &path, &error)))?;
-        Ok(stdin_once(&text))
+        Ok(annotations(&text))
     }
 }
 
@@ -144,15 +159,40 @@ fn read_config(path: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 /// Only the annotations matter here; the rest is the runtime's to judge.
-fn stdin_once(config: &[u8]) -> bool {
+fn annotations(config: &[u8]) -> Annotations {
     #[derive(serde::Deserialize)]
     struct Bundle {
         #[serde(default)]
         annotations: Option<std::collections::BTreeMap<String, serde_json::Value>>,
     }
     let bundle: Option<Bundle> = serde_json::from_slice(config).ok();
-    let annotations = bundle.and_then(|bundle| bundle.annotations);
-    annotations.is_some_and(|all| all.get(STDIN_ONCE).and_then(|value| value.as_str()) == Some("true"))
+    let Some(all) = bundle.and_then(|bundle| bundle.annotations) else { return Annotations::default() };
+    let text = |key: &str| all.get(key).and_then(|value| value.as_str()).filter(|text| !text.is_empty());
+    Annotations {
+        stdin_once: text(STDIN_ONCE) == Some("true"),
+        name: NAMES.into_iter().find_map(text).map(str::to_owned),
+    }
+}
+
+impl LogSpec {
+    /// Whether both write to the same place.
+    pub(crate) fn goes_where(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::File { path, .. }, Self::File { path: other, .. }) => path == other,
+            (Self::Journal, Self::Journal) => true,
+            _ => false,
+        }
+    }
+
+    /// Where the log of this container goes.
+    fn target(self, id: &ContainerId, name: Option<&str>) -> Target {
+        match self {
+            Self::File { form, path, max_size } => Target::File { form, path, max_size },
+            Self::Journal => {
+                Target::Journal { socket: journal::SOCKET.into(), shared_fields: shared_fields(id.as_str(), name) }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -161,9 +201,19 @@ mod tests {
 
     #[test]
     fn stdin_once_is_the_annotation_and_nothing_else() {
-        assert!(stdin_once(br#"{"annotations":{"io.kubernetes.cri-o.StdinOnce":"true","other":1},"x":[]}"#));
+        let once = |config: &[u8]| annotations(config).stdin_once;
+        assert!(once(br#"{"annotations":{"io.kubernetes.cri-o.StdinOnce":"true","other":1},"x":[]}"#));
         for no in [&br#"{"annotations":{"io.kubernetes.cri-o.StdinOnce":"false"}}"#[..], b"{}", b"not json", b""] {
-            assert!(!stdin_once(no));
+            assert!(!once(no));
         }
+    }
+
+    #[test]
+    fn the_name_is_the_one_of_cri_o_else_the_one_in_the_pod() {
+        let name = |config: &[u8]| annotations(config).name;
+        let both = br#"{"annotations":{"io.kubernetes.container.name":"web","io.kubernetes.cri-o.Name":"k8s_web_1"}}"#;
+        assert_eq!(name(both).as_deref(), Some("k8s_web_1"));
+        assert_eq!(name(br#"{"annotations":{"io.kubernetes.container.name":"web"}}"#).as_deref(), Some("web"));
+        assert_eq!(name(br#"{"annotations":{"io.kubernetes.cri-o.Name":7}}"#), None);
     }
 }

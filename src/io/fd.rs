@@ -38,6 +38,11 @@ impl AsyncFile {
         Self::register(fd, Interest::READABLE | Interest::WRITABLE)
     }
 
+    /// Registers a datagram socket that is sent to.
+    pub(crate) fn datagram_sender(fd: OwnedFd) -> Result<Self, SysError> {
+        Self::register(fd, Interest::WRITABLE)
+    }
+
     fn register(fd: OwnedFd, interest: Interest) -> Result<Self, SysError> {
         set_nonblocking(&fd)?;
         Ok(Self { fd: reactor::watch(fd, interest)?, is_pipe: false })
@@ -74,9 +79,18 @@ impl AsyncFile {
 
     /// Writes once, waiting until there is room. Cancel safe: nothing is written when dropped early.
     pub(crate) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.when_writable(|fd| nix::unistd::write(fd, bytes)).await
+    }
+
+    /// Makes a call that takes output, again and again while it answers `EAGAIN`, waiting between. Cancel safe: when dropped
+    /// early, no attempt has succeeded.
+    pub(crate) async fn when_writable<T>(
+        &self,
+        mut attempt: impl FnMut(BorrowedFd<'_>) -> nix::Result<T>,
+    ) -> io::Result<T> {
         loop {
             let mut ready = self.fd.writable().await?;
-            let attempt = |fd: &AsyncFd<OwnedFd>| nix::unistd::write(fd.get_ref(), bytes).map_err(io::Error::from);
+            let attempt = |fd: &AsyncFd<OwnedFd>| attempt(fd.as_fd()).map_err(io::Error::from);
             if let Ok(done) = ready.try_io(attempt) {
                 return done;
             }

@@ -1,10 +1,13 @@
 //! A log file: blocking calls only, made from jobs of the pool.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, Metadata, OpenOptions},
     io::{self, ErrorKind, Write as _},
     num::NonZeroU64,
-    os::{fd::AsRawFd as _, unix::fs::OpenOptionsExt as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -24,6 +27,24 @@ pub(super) struct LogFile {
     size: u64,
     /// The size that a record may not pass. Only for regular files: a rotation would replace a FIFO or a device.
     max_size: Option<NonZeroU64>,
+    /// The file was not there before.
+    made: Option<FileId>,
+}
+
+/// What stays the same of a file when its name changes: device and inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileId(u64, u64);
+
+impl FileId {
+    fn of(status: &Metadata) -> Self {
+        Self(status.dev(), status.ino())
+    }
+
+    /// Removes the file if nobody has written to it, or put another one in its place.
+    pub(super) fn remove_empty(self, path: &Path) -> io::Result<()> {
+        let status = fs::symlink_metadata(path)?;
+        if status.len() == 0 && Self::of(&status) == self { fs::remove_file(path) } else { Ok(()) }
+    }
 }
 
 /// What became of a batch.
@@ -31,10 +52,10 @@ pub(super) struct LogFile {
 pub(super) struct Written {
     /// How many of its bytes are in the log.
     pub(super) bytes: usize,
-    /// Why the others are not.
-    pub(super) error: Option<Errno>,
+    /// Why the others are not, for people.
+    pub(super) error: Option<&'static str>,
     /// Why the size limit could not be kept, if so; the records went into the old file.
-    pub(super) rotation_error: Option<Errno>,
+    pub(super) rotation_error: Option<&'static str>,
     /// How many records were written beyond the limit for that reason.
     pub(super) failed_rotations: u64,
 }
@@ -46,19 +67,30 @@ impl LogFile {
     pub(super) fn open(path: &Path, max_size: Option<NonZeroU64>) -> Result<Self, SysError> {
         let failed = |error: io::Error| SysError::io("open log", path, &error);
         let mut options = OpenOptions::new();
-        options.append(true).create(true).mode(0o600).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-        let file = match options.open(path) {
-            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => options.read(true).open(path),
-            other => other,
+        options.append(true).mode(0o600).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+        let (file, new) = match options.create_new(true).open(path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                let file = match options.create_new(false).create(true).open(path) {
+                    Err(error) if error.raw_os_error() == Some(libc::ENXIO) => options.read(true).open(path),
+                    other => other,
+                };
+                (file.map_err(failed)?, false)
+            }
+            other => (other.map_err(failed)?, true),
         };
-        let file = file.map_err(failed)?;
         let status = file.metadata().map_err(failed)?;
         let max_size = max_size.filter(|_| status.is_file());
-        Ok(Self { path: path.to_owned(), file, size: status.len(), max_size })
+        let made = new.then(|| FileId::of(&status));
+        Ok(Self { path: path.to_owned(), file, size: status.len(), max_size, made })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The file, if opening it made it.
+    pub(super) fn made(&self) -> Option<FileId> {
+        self.made
     }
 
     /// Writes records until the first error. A file never gets a record that would pass the size limit, except alone.
@@ -76,7 +108,7 @@ impl LogFile {
                     // A log that is too long is better than one with a hole; the next record tries again.
                     Err(error) => {
                         written.failed_rotations += 1;
-                        written.rotation_error = Some(errno(&error));
+                        written.rotation_error = Some(reason(&error));
                     }
                 }
             }
@@ -98,18 +130,18 @@ impl LogFile {
     }
 
     /// Returns how many bytes are in the file: `write_all` could not tell.
-    fn write(&mut self, bytes: &[u8], failure: &mut Option<Errno>) -> usize {
+    fn write(&mut self, bytes: &[u8], failure: &mut Option<&'static str>) -> usize {
         let mut done = 0;
         while done < bytes.len() {
             match self.file.write(&bytes[done..]) {
                 Ok(0) => {
-                    *failure = Some(Errno::EIO);
+                    *failure = Some(Errno::EIO.desc());
                     break;
                 }
                 Ok(count) => done += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
-                    *failure = Some(errno(&error));
+                    *failure = Some(reason(&error));
                     break;
                 }
             }
@@ -145,13 +177,9 @@ fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create_new(true).mode(0o600).open(path)
 }
 
-fn errno(error: &io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
-}
-
-/// Why a write failed, for people.
-pub(super) fn reason(error: Errno) -> &'static str {
-    match error {
+/// Why a call failed, for people.
+fn reason(error: &io::Error) -> &'static str {
+    match Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)) {
         Errno::EAGAIN => "the reader does not keep up",
         other => other.desc(),
     }
@@ -197,6 +225,26 @@ mod tests {
         let path = dir.path().join("log");
         assert_eq!(fs::read(&path).unwrap(), batch.bytes.repeat(2));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_log_that_was_made_in_vain_is_removed_unless_somebody_uses_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, log) = open(&dir, 0);
+        let made = log.made().unwrap();
+        assert_eq!(open(&dir, 0).1.made(), None, "it was there");
+        fs::write(&path, "x").unwrap();
+        made.remove_empty(&path).unwrap();
+        assert!(path.exists(), "it is in use");
+        let other = dir.path().join("other");
+        fs::rename(&path, &other).unwrap();
+        fs::write(&path, "").unwrap();
+        made.remove_empty(&path).unwrap();
+        assert!(path.exists(), "it is another file");
+        fs::rename(&other, &path).unwrap();
+        fs::write(&path, "").unwrap();
+        made.remove_empty(&path).unwrap();
+        assert!(!path.exists());
     }
 
     #[test]
@@ -271,7 +319,7 @@ mod tests {
         fs::remove_dir_all(dir.path()).unwrap();
         let written = log.write_batch(&batch(&b"\n".repeat(5)), false);
         assert_eq!((written.bytes, written.error), (5 * EMPTY, None));
-        assert_eq!((written.failed_rotations, written.rotation_error), (3, Some(Errno::ENOENT)));
+        assert_eq!((written.failed_rotations, written.rotation_error), (3, Some(Errno::ENOENT.desc())));
         assert_eq!(fs::metadata(link.path().join("old")).unwrap().len(), 5 * EMPTY as u64);
         fs::create_dir(dir.path()).unwrap();
         assert_eq!(log.write_batch(&batch(b"\n"), false).failed_rotations, 0);
@@ -282,7 +330,7 @@ mod tests {
     fn a_full_device_takes_nothing_and_is_never_replaced() {
         let mut log = LogFile::open(Path::new("/dev/full"), NonZeroU64::new(1)).unwrap();
         let written = log.write_batch(&batch(b"one\ntwo\n"), false);
-        assert_eq!(written, Written { error: Some(Errno::ENOSPC), ..Written::default() });
+        assert_eq!(written, Written { error: Some(Errno::ENOSPC.desc()), ..Written::default() });
         assert!(!fs::metadata("/dev/full").unwrap().is_file());
     }
 
@@ -293,7 +341,7 @@ mod tests {
         mkfifo(&path, Mode::S_IRWXU).unwrap();
         let mut log = LogFile::open(&path, None).unwrap();
         let written = log.write_batch(&batch(&b"0123456789\n".repeat(10_000)), false);
-        assert_eq!(written.error, Some(Errno::EAGAIN));
+        assert_eq!(written.error, Some("the reader does not keep up"));
         assert!(written.bytes >= 4096, "{written:?}");
     }
 }

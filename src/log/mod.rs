@@ -1,24 +1,25 @@
 //! Log drivers of a container.
 //!
-//! The pump appends what the container writes to its [`Log`]; each driver encodes it, batches it and writes it in the
-//! blocking pool ([`writer`]). What waits, and what happens when a write fails or does not return, is decided in
-//! [`queue`]; the system calls are in [`mod@file`].
+//! The pump appends what the container writes to its [`Log`]; each driver encodes it, batches it and writes it ([`writer`]):
+//! to a file in the blocking pool ([`mod@file`]), to the journal by datagrams ([`journal`]). What waits, and what happens when
+//! a write fails or does not return, is decided in [`queue`], for all of them.
 
 mod file;
+mod journal;
 mod queue;
 mod writer;
 
 use std::{
     num::NonZeroU64,
     ops::Add,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
 use futures_util::future::join_all;
 
 use crate::{
-    format::Tally,
+    format::{Encoder, Tally},
     io::{
         blocking::{Blocking, BlockingError},
         task::Scope,
@@ -29,15 +30,57 @@ use crate::{
 
 pub(crate) use self::writer::LogWriter;
 
-/// What a log file is to be.
+/// What a log is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LogConfig {
-    /// Where it is: a file to make or to append to, a FIFO or a device.
-    pub(crate) path: PathBuf,
-    /// The size in bytes that no record may pass: before it would, a new file takes the old one's place.
-    pub(crate) max_size: Option<NonZeroU64>,
+    /// Where it goes.
+    pub(crate) target: Target,
     /// How long a write may take before the container is no longer held up and its output is dropped instead.
     pub(crate) stall: Duration,
+}
+
+/// Where a log goes, and in what form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Target {
+    File {
+        form: FileForm,
+        /// A file to make or to append to, a FIFO or a device.
+        path: PathBuf,
+        /// The size in bytes that no record may pass: before it would, a new file takes the old one's place.
+        max_size: Option<NonZeroU64>,
+    },
+    Journal {
+        /// Where journald listens, if it is there.
+        socket: PathBuf,
+        /// What every entry has: [`crate::format::journal::shared_fields`].
+        shared_fields: Vec<u8>,
+    },
+}
+
+/// The form of a log file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileForm {
+    /// Kubernetes' container log format.
+    Cri,
+    /// One JSON object per line.
+    Json,
+}
+
+impl Target {
+    fn path(&self) -> &Path {
+        match self {
+            Self::File { path, .. } => path,
+            Self::Journal { socket, .. } => socket,
+        }
+    }
+
+    fn encoder(&self) -> Encoder {
+        match self {
+            Self::File { form: FileForm::Cri, .. } => Encoder::cri(),
+            Self::File { form: FileForm::Json, .. } => Encoder::json(),
+            Self::Journal { .. } => Encoder::journal(),
+        }
+    }
 }
 
 /// What became of all that a container wrote. With several drivers, the sum over them.
@@ -94,16 +137,27 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Opens all logs.
+    /// Opens all logs. A journal that is not there is no error: it may come.
     ///
     /// # Errors
-    /// The first that could not be opened. The others are closed again.
+    /// The first that could not be opened. The others are closed again, and removed if this made them.
     pub(crate) async fn open(scope: &Scope, blocking: &Blocking, configs: Vec<LogConfig>) -> Result<Self, LogError> {
-        let mut drivers = Vec::with_capacity(configs.len());
+        let mut log = Self { drivers: Vec::with_capacity(configs.len()) };
         for config in configs {
-            drivers.push(LogWriter::open(scope, blocking, config).await?);
+            match LogWriter::open(scope, blocking, config).await {
+                Ok(driver) => log.drivers.push(driver),
+                Err(error) => {
+                    log.discard().await;
+                    return Err(error);
+                }
+            }
         }
-        Ok(Self { drivers })
+        Ok(log)
+    }
+
+    /// Closes logs that nothing was written to, and removes the files that opening them made.
+    pub(crate) async fn discard(&self) {
+        join_all(self.drivers.iter().map(LogWriter::discard)).await;
     }
 
     /// Takes what was read from the container at `now`. Never fails and never waits: ask [`Log::has_room`] first.

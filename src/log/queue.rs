@@ -19,7 +19,6 @@
 use std::{collections::VecDeque, mem, path::PathBuf, time::Duration};
 
 use bytes::Buf as _;
-use nix::errno::Errno;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
@@ -27,13 +26,13 @@ use crate::{
     model::{Chunk, StdStream},
 };
 
-use super::{LogError, LogTotals, file, file::Written};
+use super::{LogError, LogTotals, file::Written};
 
 /// Encoded bytes that may wait for the write in flight; the record that passes it is the last. Full: the pump waits.
 /// Two such buffers are what one busy container may cost, and a batch of this size makes the pool's hop cheap.
 const FILLING_BOUND: usize = 64 * 1024;
 
-/// What `filling` can grow to.
+/// What `filling` can grow to, in CRI. (Escapes make a JSON record up to six times as long: then it grows once more.)
 const FILLING_MAX: usize = FILLING_BOUND + MAX_LINE + 64;
 
 /// Chunks that found `filling` full. The pump asks for room before each read, so there is rarely more than one. Full:
@@ -213,7 +212,9 @@ impl Queue {
             && now < retry_at
             && !hurry
         {
-            return Step::Wait(Some(retry_at));
+            // At the end at most the record that tells the gap is owed, or the rest of a torn one. Only the latter is worth
+            // holding up an exit: without it the log ends within a record.
+            return if self.ending && self.torn.is_none() { Step::Finish } else { Step::Wait(Some(retry_at)) };
         }
         self.refill();
         let (mut batch, torn) = self.take_batch();
@@ -238,10 +239,10 @@ impl Queue {
     }
 
     /// The write in flight has not returned in time: from now on it does not hold up the container.
-    pub(super) fn stall(&mut self) {
+    pub(super) fn stall(&mut self, cause: &'static str) {
         if self.state == State::Writing {
             self.state = State::Stalled;
-            self.cause = "the file system does not answer";
+            self.cause = cause;
         }
     }
 
@@ -249,8 +250,8 @@ impl Queue {
     pub(super) fn wrote(&mut self, now: Instant, mut batch: Batch, written: &Written) {
         let Some(InFlight { torn, report, .. }) = self.in_flight.take() else { return };
         self.totals.failed_rotations += written.failed_rotations;
-        if let Some(error) = written.error {
-            self.fail(now, error);
+        if let Some(cause) = written.error {
+            self.fail(now, cause);
         } else {
             self.state = State::Writing;
         }
@@ -286,13 +287,13 @@ impl Queue {
         }
     }
 
-    fn fail(&mut self, now: Instant, error: Errno) {
+    fn fail(&mut self, now: Instant, cause: &'static str) {
         let pause = match self.state {
             State::Failing { pause, .. } => (2 * pause).min(RETRY_MAX),
             State::Writing | State::Stalled => RETRY_FIRST,
         };
         self.state = State::Failing { pause, retry_at: now + pause };
-        self.cause = file::reason(error);
+        self.cause = cause;
     }
 
     fn takes_more(&self) -> bool {

@@ -1,9 +1,10 @@
-//! A log driver: the task that carries batches from the queue to the file, one write at a time.
+//! A log driver: the task that carries batches from the queue to the file or to the journal, one write at a time.
 
 use std::{
     cell::{Cell, RefCell},
     future::Future,
     num::NonZeroU64,
+    path::PathBuf,
     pin::pin,
     rc::Rc,
     time::{Duration, SystemTime},
@@ -16,14 +17,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    format::{Batch, Encoder},
+    format::Batch,
     io::{blocking::Blocking, task::Scope},
     model::Chunk,
 };
 
 use super::{
-    LogConfig, LogError, LogTotals,
-    file::{self, LogFile},
+    LogConfig, LogError, LogTotals, Target,
+    file::{FileId, LogFile},
+    journal::JournalSocket,
     queue::{Queue, Reply, Step},
 };
 
@@ -31,7 +33,7 @@ use super::{
 /// the pool for each would cost more than the write. The first write after a rest does not wait.
 const GATHER: Duration = Duration::from_millis(1);
 
-/// A sick log is reported this often.
+/// A sick log is reported at most this often, a journal that is not there once until it is back.
 const WARN_PAUSE: Duration = Duration::from_secs(60);
 
 /// One log of one container. Dropping it closes the log without writing what waits: call [`LogWriter::finish`] first.
@@ -44,6 +46,9 @@ pub(crate) struct LogWriter {
 #[derive(Debug)]
 struct Shared {
     config: LogConfig,
+    blocking: Blocking,
+    /// The file, if this made it.
+    made: Option<FileId>,
     queue: RefCell<Queue>,
     /// The task has something to do.
     wake: Notify,
@@ -54,6 +59,15 @@ struct Shared {
     /// The task has ended.
     ended: CancellationToken,
     warned: Cell<Option<Instant>>,
+    /// A write has succeeded since the last warning.
+    recovered: Cell<bool>,
+}
+
+/// Where batches go.
+#[derive(Debug)]
+enum Sink {
+    File(LogFile),
+    Journal(JournalSocket),
 }
 
 impl LogWriter {
@@ -62,25 +76,35 @@ impl LogWriter {
     /// # Errors
     /// The path cannot be opened, or not in time ([`LogConfig::stall`]).
     pub(crate) async fn open(scope: &Scope, blocking: &Blocking, config: LogConfig) -> Result<Self, LogError> {
-        let (path, max_size) = (config.path.clone(), config.max_size);
-        let open = move || LogFile::open(&path, max_size);
-        let file = blocking.run("open log", &config.path, config.stall, open, drop).await??;
+        let (sink, made) = match &config.target {
+            Target::File { path, max_size, .. } => {
+                let file = open_file(blocking, &config, path.clone(), *max_size).await?;
+                let made = file.made();
+                (Sink::File(file), made)
+            }
+            Target::Journal { socket, shared_fields } => {
+                (Sink::Journal(JournalSocket::new(socket.clone(), shared_fields.clone())?), None)
+            }
+        };
         let shared = Rc::new(Shared {
-            queue: RefCell::new(Queue::new(config.path.clone(), Encoder::cri())),
+            queue: RefCell::new(Queue::new(config.target.path().to_owned(), config.target.encoder())),
             config,
+            blocking: blocking.clone(),
+            made,
             wake: Notify::new(),
             room: Notify::new(),
             abandoned: CancellationToken::new(),
             ended: CancellationToken::new(),
             warned: Cell::new(None),
+            recovered: Cell::new(false),
         });
-        let task = Task { shared: shared.clone(), blocking: blocking.clone() };
+        let task = Task { shared: shared.clone() };
         scope.spawn(async move {
             let _ended = task.shared.ended.clone().drop_guard();
             let abandoned = task.shared.abandoned.clone();
             tokio::select! {
                 () = abandoned.cancelled() => {}
-                () = task.run(file) => {}
+                () = task.run(sink) => {}
             }
         });
         Ok(Self { shared })
@@ -105,21 +129,45 @@ impl LogWriter {
         }
     }
 
+    /// Closes a log that nothing was written to, and removes the file if opening it made it.
+    pub(crate) async fn discard(&self) {
+        self.finish(Duration::ZERO).await;
+        let Some(made) = self.shared.made else { return };
+        let path = self.shared.config.target.path();
+        let job_path = path.to_owned();
+        let removed = self.shared.blocking.run(
+            "remove log",
+            path,
+            self.shared.config.stall,
+            move || made.remove_empty(&job_path),
+            drop,
+        );
+        match removed.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(path = %path.display(), %error, "the unused log was not removed"),
+            Err(error) => tracing::debug!(%error, "the unused log was not removed"),
+        }
+    }
+
     /// Opens the path anew, after somebody has moved the file away. When this returns, everything appended before is in
-    /// the old file, and everything appended since goes to the new one. After an error the old file is still in use.
+    /// the old file, and everything appended since goes to the new one. After an error the old file is still in use. The
+    /// journal has no file, so there is nothing to do.
     ///
     /// # Errors
     /// What was appended cannot be written, the path cannot be opened, or neither was done in time
     /// ([`LogConfig::stall`]).
     pub(crate) async fn reopen(&self) -> Result<(), LogError> {
+        if let Target::Journal { .. } = self.shared.config.target {
+            return Ok(());
+        }
         let (reply, outcome) = oneshot::channel();
         self.shared.queue.borrow_mut().reopen(reply);
         self.shared.wake.notify_one();
-        let path = || self.shared.config.path.clone();
+        let path = || self.shared.config.target.path().to_owned();
         match timeout(self.shared.config.stall, outcome).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(LogError::Closed { path: path() }),
-            Err(_) => Err(LogError::Failing { path: path(), cause: "the file system does not answer" }),
+            Err(_) => Err(LogError::Failing { path: path(), cause: self.shared.stuck() }),
         }
     }
 
@@ -133,7 +181,7 @@ impl LogWriter {
         if late {
             self.shared.abandoned.cancel();
             tracing::warn!(
-                path = %self.shared.config.path.display(),
+                path = %self.shared.config.target.path().display(),
                 lost_bytes = totals.lost.bytes,
                 "the log was given up before all was written"
             );
@@ -153,58 +201,89 @@ impl Drop for LogWriter {
     }
 }
 
+impl Shared {
+    /// Why a write that does not return does not.
+    fn stuck(&self) -> &'static str {
+        match self.config.target {
+            Target::File { .. } => "the file system does not answer",
+            Target::Journal { .. } => "the journal does not keep up",
+        }
+    }
+}
+
 struct Task {
     shared: Rc<Shared>,
-    blocking: Blocking,
 }
 
 impl Task {
-    /// Moves the file into one job after the other. Ends early only when the runtime does.
-    async fn run(self, mut file: LogFile) {
-        let path = &self.shared.config.path;
+    /// Moves the sink into one job after the other. Ends early only when the runtime does.
+    async fn run(self, mut sink: Sink) {
         loop {
             let step = self.shared.queue.borrow_mut().next(Instant::now(), since_epoch(SystemTime::now()));
-            file = match step {
+            sink = match step {
                 Step::Write { batch, torn } => {
-                    let Some(file) = self.write(file, batch, torn).await else { return };
+                    let Some(sink) = self.write(sink, batch, torn).await else { return };
                     self.announce_room();
                     self.gather().await;
-                    file
+                    sink
                 }
                 Step::Reopen(reply) => {
-                    let max_size = self.shared.config.max_size;
-                    let job = self.blocking.run_to_end("reopen log", path, move || reopen(file, max_size, reply));
-                    let Ok(file) = self.with_stall_clock(job).await else { return };
+                    let Some(sink) = self.reopen(sink, reply).await else { return };
                     self.shared.queue.borrow_mut().reopened();
-                    file
+                    sink
                 }
                 Step::Wait(until) => {
                     self.wait(until).await;
-                    file
+                    sink
                 }
-                Step::Finish => {
-                    // On a network file system closing is work, too.
-                    let closed = self.blocking.run_to_end("close log", path, move || drop(file)).await;
-                    return closed.unwrap_or_default();
-                }
+                Step::Finish => return self.close(sink).await,
             };
             self.announce_room();
         }
     }
 
-    async fn write(&self, mut file: LogFile, batch: Batch, torn: bool) -> Option<LogFile> {
-        let job = self.blocking.run_to_end("write log", &self.shared.config.path, move || {
-            let written = file.write_batch(&batch, torn);
-            (file, batch, written)
-        });
-        let (file, batch, written) = self.with_stall_clock(job).await.ok()?;
+    async fn write(&self, sink: Sink, batch: Batch, torn: bool) -> Option<Sink> {
+        let path = self.shared.config.target.path();
+        let (sink, batch, written) = match sink {
+            Sink::File(mut file) => {
+                let job = self.shared.blocking.run_to_end("write log", path, move || {
+                    let written = file.write_batch(&batch, torn);
+                    (Sink::File(file), batch, written)
+                });
+                self.with_stall_clock(job).await.ok()?
+            }
+            Sink::Journal(mut journal) => {
+                let written = self.with_stall_clock(journal.send(&batch)).await;
+                (Sink::Journal(journal), batch, written)
+            }
+        };
         self.shared.queue.borrow_mut().wrote(Instant::now(), batch, &written);
         if let Some(error) = written.error {
-            self.warn(file::reason(error), "the log cannot be written, so output is dropped until it can");
-        } else if let Some(error) = written.rotation_error {
-            self.warn(file::reason(error), "the log is larger than its limit because no new file can be made");
+            self.warn(error, "the log cannot be written, so output is dropped until it can");
+        } else {
+            self.shared.recovered.set(true);
         }
-        Some(file)
+        if let Some(error) = written.rotation_error {
+            self.warn(error, "the log is larger than its limit because no new file can be made");
+        }
+        Some(sink)
+    }
+
+    async fn reopen(&self, sink: Sink, reply: Reply) -> Option<Sink> {
+        let (Sink::File(file), Target::File { path, max_size, .. }) = (sink, &self.shared.config.target) else {
+            // A journal is never asked to.
+            return None;
+        };
+        let max_size = *max_size;
+        let job = self.shared.blocking.run_to_end("reopen log", path, move || reopen(file, max_size, reply));
+        self.with_stall_clock(job).await.ok().map(Sink::File)
+    }
+
+    async fn close(&self, sink: Sink) {
+        let Sink::File(file) = sink else { return };
+        // On a network file system closing is work, too.
+        let job = self.shared.blocking.run_to_end("close log", self.shared.config.target.path(), move || drop(file));
+        job.await.unwrap_or_default();
     }
 
     /// Waits for a job. When it takes too long, the container is no longer held up by it.
@@ -213,9 +292,9 @@ impl Task {
         if let Ok(result) = timeout(self.shared.config.stall, &mut job).await {
             return result;
         }
-        self.shared.queue.borrow_mut().stall();
+        self.shared.queue.borrow_mut().stall(self.shared.stuck());
         self.announce_room();
-        self.warn("the file system does not answer", "the log is stuck, so output is dropped while it is");
+        self.warn(self.shared.stuck(), "the log is stuck, so output is dropped while it is");
         job.await
     }
 
@@ -244,14 +323,35 @@ impl Task {
     }
 
     fn warn(&self, error: &'static str, message: &'static str) {
+        let Shared { config, warned, recovered, .. } = &*self.shared;
         let now = Instant::now();
-        if self.shared.warned.get().is_some_and(|before| now < before + WARN_PAUSE) {
+        let may_repeat = matches!(config.target, Target::File { .. }) || recovered.get();
+        if warned.get().is_some_and(|before| now < before + WARN_PAUSE || !may_repeat) {
             return;
         }
-        self.shared.warned.set(Some(now));
+        warned.set(Some(now));
+        recovered.set(false);
         let lost = self.shared.queue.borrow().totals().lost;
-        tracing::warn!(path = %self.shared.config.path.display(), error, lost_bytes = lost.bytes, "{message}");
+        tracing::warn!(path = %config.target.path().display(), error, lost_bytes = lost.bytes, "{message}");
     }
+}
+
+async fn open_file(
+    blocking: &Blocking,
+    config: &LogConfig,
+    path: PathBuf,
+    max_size: Option<NonZeroU64>,
+) -> Result<LogFile, LogError> {
+    // Who gave up waiting for it will not use it, and it may have been made for him.
+    let undo_path = path.clone();
+    let undo = move |late: Result<LogFile, _>| {
+        if let Some(made) = late.ok().and_then(|file| file.made()) {
+            // Somebody may use it by now, or the file system is as sick as it was.
+            let _ = made.remove_empty(&undo_path);
+        }
+    };
+    let open = move || LogFile::open(&path, max_size);
+    Ok(blocking.run("open log", config.target.path(), config.stall, open, undo).await??)
 }
 
 /// Opens the path of a log anew and tells the caller, in the pool. If the caller has gone meanwhile, it was told of an

@@ -1,9 +1,10 @@
 //! Requests from the wire as checked values: what comes out of here is believed by everything behind it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{num::NonZeroU64, path::PathBuf, time::Duration};
 
 use crate::{
     container::{CreateRequest, LogSpec},
+    log::FileForm,
     model::{ContainerId, WindowSize},
     oci::{CreateSpec, ExecSpec, Purpose, argv::CgroupManager},
     schema::conmon_capnp::conmon::{
@@ -56,10 +57,6 @@ pub(super) fn create(request: create_container_request::Reader<'_>) -> Result<Cr
             return Err(bad(field, format!("slot {slot} is unknown: no descriptor was sent over the fd socket")));
         }
     }
-    let logs = request.get_log_drivers()?;
-    if logs.len() > LOGS_LIMIT {
-        return Err(bad("logDrivers", format!("there are more than {LOGS_LIMIT}")));
-    }
     let cleanup_command = words("cleanupCmd", request.get_cleanup_cmd()?)?;
     if cleanup_command.first().is_some_and(String::is_empty) {
         return Err(bad("cleanupCmd", "the program is empty"));
@@ -68,19 +65,35 @@ pub(super) fn create(request: create_container_request::Reader<'_>) -> Result<Cr
         spec,
         exit_paths: paths("exitPaths", request.get_exit_paths()?)?,
         oom_exit_paths: paths("oomExitPaths", request.get_oom_exit_paths()?)?,
-        logs: logs.iter().map(log).collect::<Result<_, _>>()?,
+        logs: logs(request.get_log_drivers()?)?,
         cleanup_command,
     })
 }
 
-fn log(driver: log_driver::Reader<'_>) -> Result<LogSpec, Invalid> {
-    match driver.get_type()? {
-        log_driver::Type::ContainerRuntimeInterface => {
-            Ok(LogSpec { path: path("logDrivers.path", driver.get_path()?)?, max_size: driver.get_max_size() })
-        }
-        log_driver::Type::Json => Err(bad("logDrivers.type", "the json driver is not served by this version")),
-        log_driver::Type::Journald => Err(bad("logDrivers.type", "the journald driver is not served by this version")),
+fn logs(drivers: capnp::struct_list::Reader<'_, log_driver::Owned>) -> Result<Vec<LogSpec>, Invalid> {
+    if drivers.len() > LOGS_LIMIT {
+        return Err(bad("logDrivers", format!("there are more than {LOGS_LIMIT}")));
     }
+    let mut logs: Vec<LogSpec> = Vec::new();
+    for driver in drivers {
+        let log = log(driver)?;
+        // Two that write to one file would mix their records, and the one would lose what the other's size limit replaces.
+        if logs.iter().any(|other| other.goes_where(&log)) {
+            return Err(bad("logDrivers", "two of them write to the same place"));
+        }
+        logs.push(log);
+    }
+    Ok(logs)
+}
+
+fn log(driver: log_driver::Reader<'_>) -> Result<LogSpec, Invalid> {
+    let form = match driver.get_type()? {
+        log_driver::Type::ContainerRuntimeInterface => FileForm::Cri,
+        log_driver::Type::Json => FileForm::Json,
+        log_driver::Type::Journald => return Ok(LogSpec::Journal),
+    };
+    let path = path("logDrivers.path", driver.get_path()?)?;
+    Ok(LogSpec::File { form, path, max_size: NonZeroU64::new(driver.get_max_size()) })
 }
 
 /// The command and its timeout; zero is none.

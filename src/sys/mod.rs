@@ -5,6 +5,7 @@ use std::{fmt, path::PathBuf};
 
 use nix::errno::Errno;
 
+pub(crate) mod datagram;
 pub(crate) mod fd;
 pub(crate) mod fork;
 pub(crate) mod process;

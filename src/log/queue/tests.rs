@@ -2,6 +2,8 @@ use bytes::Bytes;
 
 use super::*;
 
+const FULL: &str = "No space left on device";
+const STUCK: &str = "the file system does not answer";
 const STAMP: Duration = Duration::from_secs(1_700_000_000);
 
 /// A queue with a file that takes as many bytes as it is told.
@@ -43,7 +45,7 @@ impl Rig {
     fn take(&mut self, batch: Batch, count: usize) {
         let count = count.min(batch.bytes.len());
         self.file.extend(&batch.bytes[..count]);
-        let error = (count < batch.bytes.len()).then_some(Errno::ENOSPC);
+        let error = (count < batch.bytes.len()).then_some(FULL);
         self.queue.wrote(self.now, batch, &Written { bytes: count, error, ..Written::default() });
     }
 
@@ -184,7 +186,7 @@ fn a_stalled_write_holds_up_nobody_and_the_gap_is_told_where_it_is() {
     while rig.queue.has_room() {
         rig.out(b"waits\n".repeat(1000));
     }
-    rig.queue.stall();
+    rig.queue.stall(STUCK);
     assert!(rig.queue.has_room());
     rig.out("lost\n");
     assert!(rig.queue.totals.lost.bytes >= 5);
@@ -198,8 +200,7 @@ fn a_stalled_write_holds_up_nobody_and_the_gap_is_told_where_it_is() {
     assert_eq!((&lines[0][..], &lines[last][..]), ("stdout F in flight", "stdout F after"));
     assert!(lines[1..last - 1].iter().all(|line| line == "stdout F waits"));
     let lost = rig.queue.totals.lost;
-    let cause = "the file system does not answer";
-    assert_eq!(*told, format!("stderr F [holdfast: lost {} bytes in {} lines: {cause}]", lost.bytes, lost.lines));
+    assert_eq!(*told, format!("stderr F [holdfast: lost {} bytes in {} lines: {STUCK}]", lost.bytes, lost.lines));
     assert_eq!(rig.queue.totals.written.bytes + lost.bytes, rig.appended);
 }
 
@@ -279,6 +280,23 @@ fn what_is_not_written_at_the_end_counts_as_lost() {
 }
 
 #[test]
+fn at_the_end_a_failing_log_is_tried_once_more_and_then_left_unless_a_record_is_torn() {
+    for torn in [0, 20] {
+        let mut rig = Rig::new();
+        rig.out("lost\n");
+        rig.write(0);
+        rig.queue.end();
+        rig.write(torn);
+        match rig.next() {
+            Step::Finish => assert_eq!(torn, 0),
+            Step::Wait(Some(_)) => assert_eq!(torn, 20),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(rig.queue.close().lost.bytes, 5);
+    }
+}
+
+#[test]
 fn whatever_fails_no_byte_is_unaccounted_and_no_record_broken() {
     let mut seed = 7_u64;
     let mut random = |below: usize| {
@@ -299,7 +317,7 @@ fn whatever_fails_no_byte_is_unaccounted_and_no_record_broken() {
             Step::Wait(Some(time)) if random(2) == 0 => rig.now = time,
             Step::Write { batch, .. } => {
                 if random(5) == 0 {
-                    rig.queue.stall();
+                    rig.queue.stall(STUCK);
                 }
                 rig.append(stream, vec![b'z'; random(40_000)]);
                 let count = if random(2) == 0 { usize::MAX } else { random(batch.bytes.len()) };

@@ -12,7 +12,11 @@ use tempfile::TempDir;
 use tokio::time::advance;
 
 use super::*;
-use crate::{config::LOG_STALL, log::Log, model::StdStream};
+use crate::{
+    config::LOG_STALL,
+    log::{FileForm, Log},
+    model::StdStream,
+};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -52,7 +56,16 @@ impl Rig {
 }
 
 fn config(path: &Path) -> LogConfig {
-    LogConfig { path: path.to_owned(), max_size: None, stall: LOG_STALL }
+    file_config(FileForm::Cri, path)
+}
+
+fn file_config(form: FileForm, path: &Path) -> LogConfig {
+    LogConfig { target: Target::File { form, path: path.to_owned(), max_size: None }, stall: LOG_STALL }
+}
+
+fn journal_config(socket: &Path) -> LogConfig {
+    let target = Target::Journal { socket: socket.to_owned(), shared_fields: b"A=b\n".to_vec() };
+    LogConfig { target, stall: LOG_STALL }
 }
 
 fn out(log: &LogWriter, bytes: impl Into<Bytes>) {
@@ -278,5 +291,72 @@ async fn the_end_does_not_wait_for_a_stuck_write_beyond_its_deadline() {
     out(&log, "ignored\n");
     assert_eq!(log.finish(DEADLINE).await.lost.bytes, 14);
     drop(frozen);
+    rig.scope.join().await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn logs_of_a_create_that_fails_are_removed_if_it_made_them() {
+    let rig = Rig::new();
+    let old = rig.dir.path().join("old");
+    fs::write(&old, "").unwrap();
+    let new = rig.path();
+    let configs = || vec![config(&old), file_config(FileForm::Json, &new), journal_config(&rig.dir.path().join("s"))];
+    Log::open(&rig.scope, &rig.blocking, configs()).await.unwrap().discard().await;
+    assert!(old.exists() && !new.exists());
+    let bad = config(&rig.dir.path().join("absent/log"));
+    Log::open(&rig.scope, &rig.blocking, [configs(), vec![bad]].concat()).await.unwrap_err();
+    assert!(old.exists() && !new.exists());
+    rig.scope.join().await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_missing_journal_disturbs_no_other_log_and_resumes_with_one_entry_that_tells_the_gap() {
+    let rig = Rig::new();
+    let socket = rig.dir.path().join("socket");
+    let configs = vec![journal_config(&socket), file_config(FileForm::Json, &rig.path())];
+    let log = Log::open(&rig.scope, &rig.blocking, configs).await.unwrap();
+    let append = async |text: String| {
+        log.room().await;
+        log.append(SystemTime::now(), &Chunk { stream: StdStream::Stdout, bytes: text.into() });
+    };
+    for n in 0..1000 {
+        append(format!("line {n}\n")).await;
+    }
+    while log.drivers[0].totals().lost.lines < 1000 {
+        tokio::task::yield_now().await;
+    }
+    log.reopen().await.expect("a journal has no file, and the other log works");
+    let journal = tokio::net::UnixDatagram::bind(&socket).unwrap();
+    let mut buffer = vec![0; 4096];
+    let length = journal.recv(&mut buffer).await.unwrap();
+    let told = String::from_utf8_lossy(&buffer[..length]).into_owned();
+    let text = "[holdfast: lost 8890 bytes in 1000 lines: the journal is not there]";
+    assert_eq!(told, format!("A=b\nPRIORITY=3\nCONTAINER_STREAM=stderr\nMESSAGE={text}\n"));
+    append("after\n".to_owned()).await;
+    let length = journal.recv(&mut buffer).await.unwrap();
+    assert!(buffer[..length].ends_with(b"MESSAGE=after\n"));
+    let totals = log.finish(DEADLINE).await;
+    assert_eq!((totals.written.lines, totals.lost.lines), (1001 + 1, 1000));
+    assert_eq!(fs::read_to_string(rig.path()).unwrap().lines().count(), 1001);
+    rig.scope.join().await;
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_journal_that_takes_nothing_holds_up_the_container_for_a_limited_time_and_no_exit_when_it_is_gone() {
+    let rig = Rig::new();
+    let socket = rig.dir.path().join("socket");
+    let journal = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    let log = LogWriter::open(&rig.scope, &rig.blocking, journal_config(&socket)).await.unwrap();
+    let begin = Instant::now();
+    while log.totals().lost.bytes == 0 {
+        log.room().await;
+        out(&log, b"line\n".repeat(1000));
+    }
+    assert!((LOG_STALL..2 * LOG_STALL).contains(&begin.elapsed()), "{:?}", begin.elapsed());
+    drop(journal);
+    fs::remove_file(&socket).unwrap();
+    let begin = Instant::now();
+    let totals = log.finish(DEADLINE).await;
+    assert!(begin.elapsed() < DEADLINE && totals.lost.lines > 1000, "{totals:?}");
     rig.scope.join().await;
 }
