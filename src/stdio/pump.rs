@@ -66,6 +66,8 @@ enum Read {
     Bytes(usize, BytesMut),
     Retry,
     Ended(usize),
+    /// It will not work the next time either.
+    Failed(usize),
 }
 
 impl Pump {
@@ -184,6 +186,7 @@ impl Pump {
                     tokio::task::yield_now().await;
                 }
             }
+            Read::Failed(index) => drop(self.sources.remove(index)),
             Read::Ended(index) => {
                 let source = &mut self.sources[index];
                 if source.terminal && !exited {
@@ -258,10 +261,11 @@ impl Source {
     }
 
     fn failed(&self, index: usize, error: &io::Error) -> Read {
-        if !(self.terminal && error.raw_os_error() == Some(libc::EIO)) {
-            tracing::warn!(%error, stream = self.stream.name(), "output can no longer be read");
+        if self.terminal && error.raw_os_error() == Some(libc::EIO) {
+            return Read::Ended(index);
         }
-        Read::Ended(index)
+        tracing::warn!(%error, stream = self.stream.name(), "output can no longer be read");
+        Read::Failed(index)
     }
 
     fn hang_up(&mut self) {
