@@ -313,3 +313,17 @@ fn an_unknown_container_under_a_daemon_that_runs_is_one_line_too() {
         assert!(version.to_string().contains(env!("CARGO_PKG_VERSION")), "{version}");
     });
 }
+
+#[test]
+fn a_container_logs_to_further_places_and_its_output_is_shown_all_the_same() {
+    test(async |place| {
+        let json = place.0.path().join("log.json");
+        let log = format!("json:{}", json.display());
+        let run = output(&mut place.run(&["--log", &log], &["echo", "hello"]));
+        assert_eq!(said(&run), ok(0, "hello\n", ""));
+        assert!(fs::read_to_string(json).expect("a log").contains("\"message\":\"hello\""));
+        let error = "holdfastctl: \"syslog:/x\" is no log: write cri:FILE, json:FILE or journald\n";
+        assert_eq!(said(&output(&mut place.run(&["--log", "syslog:/x"], &["true"]))), ok(125, "", error));
+        place.assert_empty();
+    });
+}

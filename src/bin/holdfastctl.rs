@@ -88,6 +88,9 @@ struct Run {
     /// Leave bundle, log and exit file in DIR/containers/ID
     #[arg(long)]
     keep: bool,
+    /// Log to a further place, too: cri:FILE, json:FILE or journald; may be given several times
+    #[arg(long, value_name = "LOG")]
+    log: Vec<String>,
     #[command(flatten)]
     runtime: Runtime,
     /// The daemon's binary [default: holdfast beside holdfastctl, else from $PATH]
@@ -228,6 +231,7 @@ impl Run {
             interactive: self.interactive,
             detach: self.detach,
             keep: self.keep,
+            logs: self.log.iter().map(|log| cli::log_driver(log)).collect::<Result<_, _>>()?,
             runtime: self.runtime.options(self.monitor),
         })
     }

@@ -29,7 +29,7 @@ pub use run::{RunOptions, run};
 pub use runtime::RuntimeOptions;
 pub use version::version;
 
-use super::{ClientError, StreamError};
+use super::{ClientError, LogDriver, LogDriverKind, StreamError};
 use crate::model::ContainerId;
 
 /// The exit code of `holdfastctl`'s own errors, as of other container tools: commands seldom use it themselves.
@@ -43,6 +43,25 @@ const BROKEN_PIPE: u8 = 141;
 /// When no container can have it.
 pub fn container_id(text: &str) -> Result<ContainerId, CliError> {
     ContainerId::parse(text).map_err(|error| CliError::hint(error, "choose another"))
+}
+
+/// Reads `cri:FILE`, `json:FILE` or `journald`.
+///
+/// # Errors
+/// When it is none of these.
+pub fn log_driver(text: &str) -> Result<LogDriver, CliError> {
+    let bad = || CliError::hint(format!("{text:?} is no log"), "write cri:FILE, json:FILE or journald");
+    let (kind, path) = match text.split_once(':') {
+        Some(("cri", path)) => (LogDriverKind::Cri, path),
+        Some(("json", path)) => (LogDriverKind::Json, path),
+        None if text == "journald" => {
+            return Ok(LogDriver { kind: LogDriverKind::Journald, path: "".into(), max_size: 0 });
+        }
+        _ => return Err(bad()),
+    };
+    // The daemon has another working directory.
+    let path = std::path::absolute(path).map_err(|_| bad())?;
+    Ok(LogDriver { kind, path, max_size: 0 })
 }
 
 /// One line for the user: what went wrong and, where something can be done about it, what to do next.
@@ -92,6 +111,18 @@ impl From<StreamError> for CliError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_is_a_driver_and_a_file_or_the_journal() {
+        let of = |text| log_driver(text).map(|log| (log.kind, log.path));
+        assert_eq!(of("json:/a:b"), Ok((LogDriverKind::Json, "/a:b".into())));
+        assert_eq!(of("journald"), Ok((LogDriverKind::Journald, "".into())));
+        assert!(of("cri:here").is_ok_and(|(_, path)| path.is_absolute() && path.ends_with("here")));
+        for bad in ["", "json", "json:", "journald:x", "syslog:/x", "/x"] {
+            let error = of(bad).unwrap_err().to_string();
+            assert_eq!(error, format!("{bad:?} is no log: write cri:FILE, json:FILE or journald"));
+        }
+    }
 
     #[test]
     fn an_error_is_one_line_that_ends_with_what_to_do() {

@@ -1,4 +1,4 @@
-use std::{fs, io, path::PathBuf};
+use std::{fs, io, iter, path::PathBuf};
 
 use nix::sys::signal::Signal;
 
@@ -41,6 +41,8 @@ pub struct RunOptions {
     pub detach: bool,
     /// Leave bundle, log and exit file behind.
     pub keep: bool,
+    /// Further logs beside the one in the container's directory.
+    pub logs: Vec<LogDriver>,
     /// The runtime.
     pub runtime: RuntimeOptions,
 }
@@ -116,13 +118,15 @@ impl Run<'_> {
         let path = self.container.config();
         fs::write(&path, format!("{:#}\n", bundle.config()))
             .map_err(|error| CliError::new(format!("cannot write {}: {error}", path.display())))?;
+        // The first one is ours: output is shown from it.
+        let own = LogDriver { kind: LogDriverKind::Cri, path: self.container.log(), max_size: 0 };
         let create = CreateContainer {
             id: self.id.to_string(),
             bundle: self.container.bundle().into(),
             terminal: options.tty,
             stdin: options.interactive,
             exit_paths: vec![self.container.exit()],
-            log_drivers: vec![LogDriver { kind: LogDriverKind::Cri, path: self.container.log(), max_size: 0 }],
+            log_drivers: iter::once(own).chain(options.logs.iter().cloned()).collect(),
             cgroup_manager: self.runtime.cgroup_manager(),
             ..CreateContainer::default()
         };
