@@ -58,23 +58,6 @@ fn the_runtime_gets_the_variables_of_the_call_and_the_surroundings_the_daemon_wa
 }
 
 #[test]
-fn the_runtimes_own_message_is_in_the_error_and_not_in_the_log() {
-    support::e2e(async |sandbox| {
-        let (bad, good) = (BundleSpec::new(&["invalid"]), BundleSpec::shell("exit 3"));
-        let pipes = ("pipes", bad.clone(), good.clone());
-        for (id, bad, good) in [pipes, ("terminal", bad.terminal(), good.terminal())] {
-            let request = sandbox.create_request(id, &bad);
-            let error = sandbox.client().create_container(&request).await.expect_err("no such program").to_string();
-            assert!(error.contains("not found in $PATH"), "{error}");
-            assert!(sandbox.log(id).is_empty() && !sandbox.exit_path(id).exists());
-            // The id is free again, and nothing of the first attempt is in the way.
-            sandbox.run(id, &good).await;
-            assert_eq!(sandbox.wait_exit(id).await, 3);
-        }
-    });
-}
-
-#[test]
 fn a_taken_id_is_refused_and_its_container_is_unharmed() {
     support::e2e(async |sandbox| {
         sandbox

@@ -1,4 +1,4 @@
-//! control-api 6.1: the CRI log.
+//! control-api 6: log drivers.
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
@@ -7,22 +7,13 @@ use holdfast::{
     model::StdStream::{Stderr, Stdout},
 };
 
-use crate::support::{self, BundleSpec, Sandbox, eventually, parse_log};
+use crate::support::{self, BundleSpec, Sandbox, parse_log};
 
 /// Writes a line, and another once the file `/go` is there.
 const TWO_LINES: &str = "echo one; while [ ! -e /go ]; do sleep 0.05; done; echo two";
 
 fn cri(path: &Path, max_size: u64) -> LogDriver {
     LogDriver { kind: LogDriverKind::Cri, path: path.into(), max_size }
-}
-
-/// Runs a script with these logs to its end and returns its code.
-async fn run_with(sandbox: &Sandbox, id: &str, script: &str, logs: Vec<LogDriver>) -> i32 {
-    let request = sandbox.create_request(id, &BundleSpec::shell(script));
-    let request = holdfast::client::CreateContainer { log_drivers: logs, ..request };
-    sandbox.client().create_container(&request).await.expect("created");
-    sandbox.start(id);
-    sandbox.wait_exit(id).await
 }
 
 fn go(sandbox: &Sandbox) {
@@ -66,18 +57,6 @@ fn a_line_is_cut_into_pieces_of_16_kib_and_only_there() {
 }
 
 #[test]
-fn an_existing_log_is_appended_to() {
-    support::e2e(async |sandbox| {
-        sandbox.bundle("c", &BundleSpec::shell("echo new"));
-        let old = "2001-01-01T00:00:00.000000000Z stdout F old\n";
-        fs::write(sandbox.log_path("c"), old).expect("our directory");
-        sandbox.run("c", &BundleSpec::shell("echo new")).await;
-        assert_eq!(sandbox.wait_exit("c").await, 0);
-        assert_eq!(sandbox.logged("c", Stdout), b"old\nnew\n");
-    });
-}
-
-#[test]
 fn reopening_a_renamed_log_makes_a_new_one_before_it_answers_and_loses_no_line() {
     support::e2e(async |sandbox| {
         sandbox.run("c", &BundleSpec::shell(TWO_LINES)).await;
@@ -110,41 +89,6 @@ fn an_exec_holds_up_neither_a_reopening_nor_a_resize() {
 }
 
 #[test]
-fn a_log_stays_within_its_size_by_beginning_a_new_file() {
-    support::e2e(async |sandbox| {
-        let log = sandbox.path().join("c.log");
-        let script = "echo first; sleep 0.2; seq 1 5000; head -c 20000 /dev/zero | tr '\\0' x; echo; echo last";
-        assert_eq!(run_with(sandbox, "c", script, vec![cri(&log, 10_000)]).await, 0);
-        let bytes = fs::read(&log).expect("a log");
-        let records = parse_log(&bytes);
-        assert!(
-            bytes.len() <= 10_000 && records.last().is_some_and(|record| record.text == b"last"),
-            "{}",
-            bytes.len()
-        );
-        let tiny = sandbox.path().join("tiny.log");
-        assert_eq!(run_with(sandbox, "tiny", "echo hello; echo world", vec![cri(&tiny, 50)]).await, 0);
-        assert_eq!(
-            parse_log(&fs::read(&tiny).expect("a log")).iter().map(|r| &r.text[..]).collect::<Vec<_>>(),
-            [b"world"]
-        );
-        let left = fs::read_dir(sandbox.path()).expect("ours").flatten().map(|entry| entry.file_name());
-        assert!(!left.into_iter().any(|name| name.to_string_lossy().starts_with(".holdfast")), "no temporary file");
-    });
-}
-
-#[test]
-fn a_full_disk_stops_neither_the_container_nor_another_log() {
-    support::e2e(async |sandbox| {
-        let good = sandbox.path().join("good.log");
-        let drivers = vec![cri(Path::new("/dev/full"), 0), cri(&good, 0)];
-        assert_eq!(run_with(sandbox, "c", "seq 1 60000; exit 4", drivers).await, 4);
-        let records = parse_log(&fs::read(good).expect("a log"));
-        assert_eq!((records.len(), &records[59_999].text[..]), (60_000, &b"60000"[..]));
-    });
-}
-
-#[test]
 fn a_log_whose_directory_was_removed_does_not_stop_the_container() {
     support::e2e(async |sandbox| {
         let dir = sandbox.path().join("logs");
@@ -172,16 +116,53 @@ fn a_log_that_cannot_be_opened_fails_the_create_before_the_runtime_runs() {
 }
 
 #[test]
-fn every_line_of_a_container_that_ends_at_once_is_in_the_log_when_the_exit_file_is_there() {
+fn a_json_log_is_one_object_per_line_with_and_without_a_terminal() {
     support::e2e(async |sandbox| {
-        let wanted: String = (1..=60_000).map(|number| format!("{number}\n")).collect();
-        for round in 0..50 {
-            let id = format!("c{round}");
-            sandbox.run(&id, &BundleSpec::shell("seq 1 60000; seq 1 3 >&2; exit 6")).await;
-            let path = sandbox.exit_path(&id);
-            eventually("the exit file", || path.exists().then_some(())).await;
-            assert!(sandbox.logged(&id, Stdout) == wanted.as_bytes(), "round {round}");
-            assert_eq!((sandbox.logged(&id, Stderr), sandbox.wait_exit(&id).await), (b"1\n2\n3\n".to_vec(), 6));
+        let spec = BundleSpec::shell("echo hello; echo oops >&2");
+        for (id, spec) in [("pipes", spec.clone()), ("terminal", spec.terminal())] {
+            let log = sandbox.path().join(id);
+            let json = LogDriver { kind: LogDriverKind::Json, path: log.clone(), max_size: 0 };
+            let request = sandbox.create_request(id, &spec);
+            let request = holdfast::client::CreateContainer { log_drivers: vec![json], ..request };
+            sandbox.client().create_container(&request).await.expect("created");
+            sandbox.start(id);
+            assert_eq!(sandbox.wait_exit(id).await, 0);
+            let text = fs::read_to_string(log).expect("a log");
+            assert!(text.starts_with("{\"timestamp\":") && text.ends_with("}\n"), "{text}");
+            let objects = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("an object"));
+            let told: Vec<_> = objects.map(|object| (object["pipe"].clone(), object["message"].clone())).collect();
+            let of = |stream: &str, text: &str| (stream.into(), text.into());
+            match id {
+                "pipes" => assert!(told.len() == 2 && told.contains(&of("stderr", "oops")), "{told:?}"),
+                _ => assert_eq!(told, [of("stdout", "hello\r"), of("stdout", "oops\r")]),
+            }
         }
+    });
+}
+
+#[test]
+fn drivers_that_would_write_over_each_other_and_too_many_are_refused() {
+    support::e2e_recording(async |sandbox| {
+        let base = sandbox.create_request("c", &BundleSpec::idle());
+        let log = |kind, name: &str| LogDriver { kind, path: sandbox.path().join(name), max_size: 0 };
+        let journal = log(LogDriverKind::Journald, "ignored");
+        let cases = [
+            (
+                vec![log(LogDriverKind::Cri, "log"), log(LogDriverKind::Json, "log")],
+                "two of them write to the same place",
+            ),
+            (
+                vec![log(LogDriverKind::Cri, "log"), log(LogDriverKind::Cri, "./log")],
+                "two of them write to the same place",
+            ),
+            (vec![journal.clone(), journal], "two of them write to the same place"),
+            ((0..17).map(|n| log(LogDriverKind::Cri, &n.to_string())).collect(), "there are 17 of them, more than 16"),
+        ];
+        for (log_drivers, reason) in cases {
+            let request = holdfast::client::CreateContainer { log_drivers, ..base.clone() };
+            let error = sandbox.client().create_container(&request).await.expect_err("refused").to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+        assert!(!sandbox.path().join("log").exists() && sandbox.calls().is_empty());
     });
 }

@@ -2,6 +2,7 @@
 
 mod create;
 mod exit;
+mod journald;
 mod logs;
 #[path = "../support/mod.rs"]
 mod support;

@@ -27,13 +27,3 @@ fn what_a_terminals_process_writes_last_is_in_the_log_when_the_exit_file_is_ther
         }
     });
 }
-
-#[test]
-fn a_terminal_that_nobody_has_open_for_a_while_is_read_again() {
-    support::e2e(async |sandbox| {
-        let script = "exec <&- >&- 2>&-; sleep 1; exec >/dev/console; echo back";
-        sandbox.run("c", &BundleSpec::shell(script).terminal()).await;
-        assert_eq!(sandbox.wait_exit("c").await, 0);
-        assert_eq!(sandbox.logged("c", StdStream::Stdout), b"back\r\n");
-    });
-}

@@ -3,7 +3,8 @@
 //!
 //! | module | rows |
 //! |---|---|
-//! | `output` | D1 to D4, D11, D41 to D45, D48, D56, D57 |
+//! | `output` | D1 to D4, D11, D41, D42, D44, D45, D48, D56, D57 |
+//! | `rotation` | D43 |
 //! | `processes` | D5 to D8, D10, D33, D34, D40, D47, D49, D55, D59, D60, D63 |
 //! | `exec_sync` | D50 to D53, D58 |
 //! | `attach` | D12 to D17, D30 to D32 |
@@ -25,6 +26,7 @@ mod edges;
 mod oom;
 mod output;
 mod processes;
+mod rotation;
 mod startup;
 mod streaming;
 #[path = "../support/mod.rs"]

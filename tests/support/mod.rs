@@ -17,6 +17,7 @@
 mod background;
 mod bundle;
 mod fake_runtime;
+pub(crate) mod journal;
 mod neighbour;
 pub(crate) mod procfs;
 pub(crate) mod raw_rpc;
