@@ -11,7 +11,12 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Container, Pod, State, exit_file};
-use crate::{model::ExitStatus, process::Process, stdio::Pump, sys::SysError};
+use crate::{
+    model::ExitStatus,
+    process::{Process, oom::OomWatch},
+    stdio::Pump,
+    sys::SysError,
+};
 
 /// How long the last lines may take to reach the log.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
@@ -31,13 +36,19 @@ pub(super) struct ExitPlan {
 /// Pumps the container's output, waits for its end and does what must be done then, each step bounded, in this order: look
 /// at the OOM counters, drain, flush the log, OOM files, exit files, publish the status, cleanup command, forget.
 /// Who sees the exit file may rely on the whole log and on the OOM file.
-pub(super) async fn finish(pod: Rc<Pod>, container: Rc<Container>, pump: Pump, plan: ExitPlan) {
+pub(super) async fn finish(pod: Rc<Pod>, container: Rc<Container>, pump: Pump, oom: Option<OomWatch>, plan: ExitPlan) {
     let gone = CancellationToken::new();
     let exit = async {
-        let status = container.process.wait().await;
+        let status = match &oom {
+            Some(oom) => tokio::select! {
+                status = container.process.wait() => status,
+                never = oom.watch() => match never {},
+            },
+            None => container.process.wait().await,
+        };
+        // The counters vanish with the cgroup, so they are read before anything else.
+        let oom_killed = oom.is_some_and(|oom| oom.killed());
         container.state.send_replace(State::Exiting);
-        // The counters vanish with the cgroup, so they are read before anything that takes time.
-        let oom_killed = container.oom.as_ref().is_some_and(|oom| oom.killed());
         gone.cancel();
         (status, oom_killed)
     };

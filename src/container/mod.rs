@@ -1,5 +1,6 @@
 //! The containers of a pod and the processes started in them.
 
+mod bundle;
 mod create;
 mod exec;
 mod exit_file;
@@ -28,7 +29,7 @@ use crate::{
     log::{Log, LogError},
     model::{ContainerId, ExitStatus},
     oci::{LaunchError, Runtime},
-    process::{Process, oom::OomCounter},
+    process::Process,
     stdio::{ReadAhead, ResizeError, Stdio},
     sys::SysError,
     telemetry::counters::Counters,
@@ -100,7 +101,6 @@ pub(crate) struct Container {
     /// The container's stdin ends when the first attach client's does (the CRI's `stdin_once`).
     pub(crate) stdin_once: bool,
     log: Rc<Log>,
-    oom: Option<OomCounter>,
     state: watch::Sender<State>,
 }
 

@@ -1,5 +1,6 @@
 //! Processes we wait for. One mechanism for all: a pidfd, polled; a status is collected exactly once, by its [`Process`].
 
+pub(crate) mod cgroup;
 pub(crate) mod oom;
 pub(crate) mod orphans;
 

@@ -82,19 +82,6 @@ fn a_process_that_holds_the_output_of_an_ended_container_does_not_hold_its_exit_
 }
 
 #[test]
-fn a_container_killed_for_lack_of_memory_has_an_empty_oom_file_when_it_has_an_exit_file() {
-    support::e2e(async |sandbox| {
-        let memory = json!({ "linux": { "resources": { "memory": { "limit": 8 << 20, "swap": 8 << 20 } } } });
-        sandbox.run("eater", &BundleSpec::shell("tail -c 1000000000 /dev/zero").with(memory.clone())).await;
-        sandbox.run("modest", &BundleSpec::shell("kill -9 $$").with(memory)).await;
-        assert_eq!(sandbox.wait_exit("eater").await, 137);
-        assert_eq!(fs::read(sandbox.oom_path("eater")).expect("written before the exit file"), b"");
-        sandbox.wait_exit("modest").await;
-        assert!(!sandbox.oom_path("modest").exists());
-    });
-}
-
-#[test]
 fn containers_that_end_at_once_all_get_their_own_code() {
     support::e2e(async |sandbox| {
         for code in 0..if support::long() { 50 } else { 12 } {
