@@ -3,37 +3,25 @@
 //! Parsing and resolving are two steps: [`Args`] is what was written, [`Config`] is what it means. Option names, short
 //! forms and environment variables are those that clients of the 1.x contract pass (control-api 2.1).
 
-use std::{
-    ffi::OsString,
-    io,
-    net::IpAddr,
-    os::unix::fs::DirBuilderExt as _,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{ffi::OsString, io, net::IpAddr, path::PathBuf, time::Duration};
 
-use clap::{
-    Parser, Subcommand,
-    builder::{OsStringValueParser, PossibleValuesParser, RangedU64ValueParser, TypedValueParser},
-};
-use nix::unistd::{AccessFlags, access};
-
+use self::paths::{RUNTIME_DIR_MODE, RUNTIME_ROOT_MODE, absolute, check_runtime, ensure_directory, is_blank, required};
 use crate::{
     config::{self, Config, LogDriver, LogLevel},
     version::Detail,
 };
+use clap::{
+    Parser, Subcommand,
+    builder::{OsStringValueParser, PossibleValuesParser, RangedU64ValueParser, TypedValueParser},
+};
 
+mod paths;
 mod pause;
 
 pub use pause::Pause;
 
 /// A year: no sensible limit is longer, and adding it to a clock cannot overflow.
 const MAX_SECONDS: u64 = 365 * 24 * 60 * 60;
-
-/// The mode of a runtime directory that we make: clients of other users may see it, the socket in it keeps them out.
-const RUNTIME_DIR_MODE: u32 = 0o755;
-/// The mode of a runtime root that we make: the one that OCI runtimes give it.
-const RUNTIME_ROOT_MODE: u32 = 0o700;
 
 const ABOUT: &str = "The container monitor of one pod";
 
@@ -45,7 +33,8 @@ runtime such as CRI-O starts one per pod and drives it over the control socket
 
 Without --skip-fork it goes to the background: when the command returns with 0, the
 control socket listens and <RUNTIME_DIR>/pidfile holds the daemon's pid. SIGTERM or
-SIGINT ends the daemon and all its containers.";
+SIGINT ends the daemon and kills all its containers at once, or after --stop-grace; a
+second one skips every wait.";
 
 const AFTER_LONG_HELP: &str = "\
 Every option can be given by the environment variable named beside it; the command line
@@ -125,6 +114,12 @@ pub struct Args {
     #[arg(value_name = "SECONDS", default_value_t = config::LOG_STALL.as_secs(), value_parser = seconds(1))]
     pub log_stall: u64,
 
+    /// How long containers may take to end after SIGTERM when the daemon is told to stop; 0 means SIGKILL at once. It comes
+    /// before --shutdown-timeout, so clients that wait 10 seconds may give up
+    #[arg(long, env = "HOLDFAST_STOP_GRACE", hide_env_values = true, hide_short_help = true)]
+    #[arg(value_name = "SECONDS", default_value_t = config::STOP_GRACE.as_secs(), value_parser = seconds(0))]
+    pub stop_grace: u64,
+
     /// How long the shutdown may take, with everything in it; clients usually wait 10 seconds
     #[arg(long, env = "HOLDFAST_SHUTDOWN_TIMEOUT", hide_env_values = true, hide_short_help = true)]
     #[arg(value_name = "SECONDS", default_value_t = config::SHUTDOWN_TIMEOUT.as_secs(), value_parser = seconds(1))]
@@ -203,48 +198,11 @@ impl Args {
             stream_address: self.stream_address,
             runtime_limit: Duration::from_secs(self.runtime_limit),
             log_stall: Duration::from_secs(self.log_stall),
+            stop_grace: Duration::from_secs(self.stop_grace),
             shutdown_timeout: Duration::from_secs(self.shutdown_timeout),
             idle_timeout: Duration::from_secs(self.idle_timeout),
             ..Config::new(runtime, runtime_dir)
         })
-    }
-}
-
-fn required(path: Option<PathBuf>, option: &'static str, variable: &'static str) -> Result<PathBuf, ConfigError> {
-    let path = path.filter(|path| !is_blank(path)).ok_or(ConfigError::NotSet(option, variable))?;
-    absolute(option, path)
-}
-
-/// Older clients write one space for "not set".
-fn is_blank(path: &Path) -> bool {
-    path.to_str().is_some_and(|text| text.trim().is_empty())
-}
-
-/// An absolute path stays as it was written: the runtime sees it as its `argv[0]`.
-fn absolute(option: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
-    if path.is_absolute() {
-        return Ok(path);
-    }
-    std::path::absolute(&path).map_err(|error| ConfigError::Unusable(option, path, error))
-}
-
-fn check_runtime(runtime: &Path) -> Result<(), ConfigError> {
-    let unusable = |error: io::Error| ConfigError::Unusable("runtime", runtime.to_owned(), error);
-    let metadata = runtime.metadata().map_err(unusable)?;
-    if !metadata.is_file() {
-        return Err(ConfigError::NotFile(runtime.to_owned()));
-    }
-    access(runtime, AccessFlags::X_OK).map_err(|errno| unusable(errno.into()))
-}
-
-fn ensure_directory(option: &'static str, path: &Path, mode: u32) -> Result<(), ConfigError> {
-    match path.metadata() {
-        Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(ConfigError::NotDirectory(option, path.to_owned())),
-        Err(_) => {
-            let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
-            made.map_err(|error| ConfigError::Create(option, path.to_owned(), error))
-        }
     }
 }
 
@@ -274,7 +232,7 @@ fn seconds(least: u64) -> RangedU64ValueParser {
 
 #[cfg(test)]
 mod tests {
-    use std::{error::Error as _, fs, os::unix::fs::PermissionsExt as _};
+    use std::{error::Error as _, fs, os::unix::fs::PermissionsExt as _, path::Path};
 
     use clap::{CommandFactory as _, error::ErrorKind};
 

@@ -28,6 +28,8 @@ pub const RUNTIME_LIMIT: Duration = Duration::from_secs(240);
 pub const LOG_STALL: Duration = Duration::from_secs(5);
 /// How long the whole shutdown may take: the usual client gives up after 10 s.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long containers may take to end by themselves at the shutdown: not at all, as the usual client expects.
+pub const STOP_GRACE: Duration = Duration::ZERO;
 /// How long a streaming session may carry no data: the kubelet's default.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(4 * 60 * 60);
 
@@ -61,7 +63,9 @@ pub struct Config {
     pub runtime_limit: Duration,
     /// After this long a stalled log write no longer holds up its container.
     pub log_stall: Duration,
-    /// The total deadline of the shutdown.
+    /// At the shutdown, how long containers have after SIGTERM before SIGKILL; zero means SIGKILL at once.
+    pub stop_grace: Duration,
+    /// The total deadline of the shutdown, from the end of the grace on.
     pub shutdown_timeout: Duration,
     /// A streaming session without data ends after this long; zero means never.
     pub idle_timeout: Duration,
@@ -94,6 +98,7 @@ impl Config {
             stream_address: STREAM_ADDRESS,
             runtime_limit: RUNTIME_LIMIT,
             log_stall: LOG_STALL,
+            stop_grace: STOP_GRACE,
             shutdown_timeout: SHUTDOWN_TIMEOUT,
             idle_timeout: IDLE_TIMEOUT,
             session_limit: SESSION_LIMIT,

@@ -20,6 +20,7 @@ use tokio::{
     net::UnixListener,
     runtime::{Builder, LocalOptions},
     signal::unix::{SignalKind, signal},
+    sync::OnceCell,
     time::{Instant, sleep, timeout, timeout_at},
 };
 
@@ -127,6 +128,7 @@ async fn serve(
         setup,
         processes: processes.clone(),
         blocking: blocking.clone(),
+        cgroup_option: OnceCell::new(),
     };
     let pod = Pod::new(config.clone(), runtime, blocking, counters.clone());
     pod.scope.spawn(processes.reap_orphans());
@@ -175,22 +177,26 @@ async fn stop(
     streams: &StreamServer,
     shutdown: &ShutdownHandle,
 ) -> Result<(), StartError> {
-    let deadline = Instant::now() + config.shutdown_timeout;
     tracing::info!(phase = ?Phase::Draining, "shutting down");
     pod.close();
     streams.stop_accepting();
-    shutdown.advance(Phase::Killing);
-    let killing = async {
-        // Again and again: a create that was under way may only now have a container to kill.
-        while !pod.is_empty() {
-            pod.kill_all();
-            sleep(KILL_PASS).await;
+    if !config.stop_grace.is_zero() {
+        tokio::select! {
+            ended = timeout(config.stop_grace, passes(pod, Pod::terminate_all)) => {
+                tracing::info!(grace = ?config.stop_grace, complete = ended.is_ok(), "containers told to end");
+            }
+            () = shutdown.hurried() => {}
         }
-    };
+    }
+    // Who could not wait for the grace wants the containers killed, not left behind.
+    let grace_skipped = shutdown.is_hurried();
+    let deadline = Instant::now() + config.shutdown_timeout;
+    shutdown.advance(Phase::Killing);
+    let killing = async { tokio::join!(passes(pod, Pod::kill_all), pod.kill_strays()) };
     let limit = deadline.min(Instant::now() + KILL_LIMIT);
     let killed = tokio::select! {
         done = timeout_at(limit, killing) => done.is_ok(),
-        () = shutdown.hurried() => false,
+        () = shutdown.hurried(), if !grace_skipped => false,
     };
     tracing::info!(phase = ?Phase::Killing, complete = killed, "containers and execs ended");
     if !shutdown.is_hurried() {
@@ -198,6 +204,14 @@ async fn stop(
     }
     pod.scope.cancel();
     if killed { Ok(()) } else { Err(StartError::Deadline(config.shutdown_timeout)) }
+}
+
+/// Does it again and again until nothing is left: a create that was under way may only now have a container.
+async fn passes(pod: &Pod, end: impl Fn(&Pod)) {
+    while !pod.is_empty() {
+        end(pod);
+        sleep(KILL_PASS).await;
+    }
 }
 
 /// Locks the directory itself, so that no further file is needed and nothing stale can remain.

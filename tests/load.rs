@@ -34,8 +34,14 @@ async fn hundreds_of_commands(sandbox: &support::Sandbox) {
     let client = sandbox.client();
     for round in 0..50 {
         let numbers = round * 10..round * 10 + 10;
-        let one =
-            |n: i32| ExecSync { id: "c".into(), command: command(n), terminal: n % 3 == 0, ..ExecSync::default() };
+        let one = |n: i32| ExecSync {
+            id: "c".into(),
+            command: command(n),
+            terminal: n % 3 == 0,
+            // With a time limit, it has a cgroup of its own.
+            timeout_s: if n % 2 == 0 { 0 } else { 20 },
+            ..ExecSync::default()
+        };
         let commands: Vec<_> = numbers.clone().map(one).collect();
         let replies = join_all(commands.iter().map(|exec| client.exec_sync(exec)));
         let session = sandbox.exec("c", &["sh", "-c", "echo x; exit 9"]);
@@ -51,7 +57,7 @@ fn five_hundred_commands_later_the_daemon_has_the_descriptors_children_and_memor
     /// What the allocator may have kept in one batch and not in the other, in KiB. A leak of 1 KiB in each exec is more.
     const NOISE: u64 = 512;
     support::e2e(async |sandbox| {
-        sandbox.run("c", &BundleSpec::idle()).await;
+        let pid = sandbox.run("c", &BundleSpec::idle()).await;
         // The first one opens what stays open: the streaming server's listener.
         sandbox.exec("c", &["true"]).await;
         let daemon = sandbox.daemon_pid();
@@ -63,6 +69,7 @@ fn five_hundred_commands_later_the_daemon_has_the_descriptors_children_and_memor
             hundreds_of_commands(sandbox).await;
             let as_before = || (idle() && procfs::descriptor_targets(daemon) == before).then_some(());
             eventually("everything to be given back", as_before).await;
+            eventually("the cgroups to be removed", || procfs::exec_cgroups(pid).is_empty().then_some(())).await;
             let left = std::fs::read_dir(sandbox.runtime_dir()).expect("ours").flatten().map(|entry| entry.file_name());
             assert!(left.eq(["conmon.sock"]), "pidfiles are left");
             let kib = procfs::status_line(daemon, "RssAnon");

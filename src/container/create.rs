@@ -1,6 +1,7 @@
 //! Creating a container: the work goes on and is registered even when the caller goes away meanwhile.
 
 use std::{
+    cell::Cell,
     num::NonZeroU64,
     path::{Path, PathBuf},
     rc::Rc,
@@ -21,7 +22,7 @@ use crate::{
     log::{FileForm, Log, LogConfig, Target},
     model::ContainerId,
     oci::CreateSpec,
-    process::{cgroup::Cgroups, oom::OomWatch},
+    process::{self, cgroup::Cgroups, exec_cgroup::ExecCgroups, oom::OomWatch},
     stdio::{DrainLimits, Stdio},
     sys::SysError,
 };
@@ -101,16 +102,20 @@ impl Pod {
             }
         };
         let pid = process.pid();
+        let cgroups = Cgroups::of(pid);
         let container = Rc::new(Container {
             id: request.spec.id,
             process,
             stdio,
             stdin_once: bundle.stdin_once,
             log,
+            exec_cgroups: cgroups.as_ref().and_then(ExecCgroups::of),
+            leads_namespace: process::leads_namespace(pid),
+            told_to_end: Cell::new(false),
             state: watch::Sender::new(State::Live),
         });
         let cgroups_path = bundle.cgroups_path.as_deref().unwrap_or(container.id.as_str());
-        let oom = Cgroups::of(pid).and_then(|cgroups| OomWatch::of(&cgroups, cgroups_path));
+        let oom = cgroups.and_then(|cgroups| OomWatch::of(&cgroups, cgroups_path));
         reservation.fulfil(container.clone());
         tracing::info!(pid, terminal = request.spec.terminal, "container created");
         let plan = ExitPlan {

@@ -2,14 +2,22 @@
 
 use std::{cell::Cell, rc::Rc};
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::Pod;
 use crate::{
-    model::{ExitStatus, WindowSize, one_line},
+    model::{ContainerId, ExitStatus, WindowSize, one_line},
     oci::{ExecSpec, LaunchError, Started},
+    process::{
+        Process,
+        exec_cgroup::{ExecCgroup, ExecCgroups},
+        tree,
+    },
     stdio::{DrainLimits, Stdio},
 };
 
@@ -56,7 +64,8 @@ impl Exec {
         self.exit.get()
     }
 
-    /// Kills it, now or as soon as it has been started.
+    /// Kills it with all that it has started, now or as soon as it has been started. If it has ended, what it left behind
+    /// stays.
     pub(crate) fn kill(&self) {
         self.kill.cancel();
     }
@@ -65,6 +74,9 @@ impl Exec {
 impl Pod {
     /// Starts a process in a container. The id is not looked up: execSync must work through the runtime also for
     /// containers of a daemon before this one. Whoever wants output subscribes to the hub before awaiting anything.
+    ///
+    /// With a deadline, until which the runtime must have started it, a kill is to be expected: the process gets a cgroup of
+    /// its own where that is possible.
     pub(crate) fn exec(self: &Rc<Self>, spec: ExecSpec, deadline: Option<Instant>) -> Exec {
         let stdio = Stdio::new(spec.terminal, spec.stdin, self.read_ahead.clone());
         let (publish, state) = watch::channel(ExecState::Starting);
@@ -75,9 +87,9 @@ impl Pod {
         let pod = self.clone();
         let work = async move {
             let end = match pod.start_exec(spec, stdio.early_size(), deadline).await {
-                Ok(started) => {
+                Ok((started, cgroup)) => {
                     publish.send_replace(ExecState::Running);
-                    ExecState::Ended(pod.watch_exec(started, &stdio, &exit, kill).await)
+                    ExecState::Ended(pod.watch_exec(started, cgroup, &stdio, &exit, kill).await)
                 }
                 Err(error) => {
                     tracing::debug!(error = one_line(&error), "exec failed");
@@ -96,16 +108,67 @@ impl Pod {
         spec: ExecSpec,
         size: &Cell<Option<WindowSize>>,
         deadline: Option<Instant>,
-    ) -> Result<Started, LaunchError> {
+    ) -> Result<(Started, Option<ExecCgroup>), LaunchError> {
+        let mut cgroup = match deadline {
+            Some(deadline) => self.make_exec_cgroup(&spec.id, deadline).await,
+            None => None,
+        };
         if self.closing.get() {
             return Err(LaunchError::Closing);
         }
-        self.runtime.exec(&spec, size, deadline).await
+        let option = cgroup.as_ref().map(ExecCgroup::option);
+        let mut result = self.runtime.exec(&spec, option.as_deref(), size, deadline).await;
+        if let (Err(LaunchError::Runtime { message, .. }), Some(refused)) = (&result, &cgroup)
+            && message.contains(&refused.name())
+        {
+            // It looks for cgroups elsewhere. The command cannot have run.
+            tracing::info!(message, "the runtime could not use the cgroup made for an exec: going on without");
+            if let Ok(container) = self.containers.find(&spec.id) {
+                container.exec_cgroups.iter().for_each(ExecCgroups::refuse);
+            }
+            cgroup = None;
+            result = self.runtime.exec(&spec, None, size, deadline).await;
+        }
+        match result {
+            Ok(started) => Ok((started, cgroup)),
+            Err(error) => {
+                // A runtime killed late may have started something.
+                cgroup.into_iter().for_each(|cgroup| self.scope.spawn(cgroup.kill()));
+                Err(error)
+            }
+        }
+    }
+
+    /// Without one the exec runs all the same, and is killed as well as can be.
+    async fn make_exec_cgroup(&self, id: &ContainerId, deadline: Instant) -> Option<ExecCgroup> {
+        let container = self.containers.find(id).ok()?;
+        let place = container.exec_cgroups.as_ref()?;
+        let option = timeout_at(deadline, self.runtime.cgroup_option()).await.ok()?;
+        match place.make(option) {
+            Ok(cgroup) => cgroup,
+            Err(error) => {
+                tracing::debug!(%error, "an exec has no cgroup of its own");
+                None
+            }
+        }
+    }
+
+    /// Kills a process and what it has started.
+    async fn kill_exec(&self, process: &Process, cgroup: Option<ExecCgroup>) {
+        let contained = cgroup.as_ref().is_some_and(|cgroup| cgroup.holds(process.pid()));
+        // Not awaited: it goes on until nothing is left, which may take as long as the kernel likes.
+        cgroup.into_iter().for_each(|cgroup| self.scope.spawn(cgroup.kill()));
+        if contained {
+            process.kill_group();
+        } else {
+            tree::kill(process, &self.blocking).await;
+        }
     }
 
     async fn watch_exec(
         &self,
         started: Started,
+        mut cgroup: Option<ExecCgroup>,
         stdio: &Rc<Stdio>,
         exit: &Cell<Option<ExitStatus>>,
         kill: CancellationToken,
@@ -120,10 +183,12 @@ impl Pod {
             let status = tokio::select! {
                 status = process.wait() => status,
                 () = kill.cancelled() => {
-                    process.kill_group();
+                    self.kill_exec(&process, cgroup.take()).await;
                     process.wait().await
                 }
             };
+            // What outlives its command, as a daemon started by it may, is the container's now.
+            cgroup.into_iter().for_each(|cgroup| self.scope.spawn(cgroup.release()));
             exit.set(Some(status));
             gone.cancel();
             status
@@ -138,7 +203,7 @@ impl Pod {
                 }
                 Err(error) => {
                     tracing::error!(%error, "the streams of an exec could not be set up, so it is killed");
-                    process.kill_group();
+                    kill.cancel();
                     stdio.end();
                 }
             }

@@ -13,6 +13,7 @@ use std::{
     rc::Rc,
 };
 
+use futures_util::future::join_all;
 use tokio::sync::watch;
 
 pub(crate) use self::{
@@ -29,7 +30,7 @@ use crate::{
     log::{Log, LogError},
     model::{ContainerId, ExitStatus},
     oci::{LaunchError, Runtime},
-    process::Process,
+    process::{Process, exec_cgroup::ExecCgroups},
     stdio::{ReadAhead, ResizeError, Stdio},
     sys::SysError,
     telemetry::counters::Counters,
@@ -101,6 +102,11 @@ pub(crate) struct Container {
     /// The container's stdin ends when the first attach client's does (the CRI's `stdin_once`).
     pub(crate) stdin_once: bool,
     log: Rc<Log>,
+    /// `None` where none can be made.
+    exec_cgroups: Option<ExecCgroups>,
+    /// Of a pid namespace: whatever runs in it ends with its first process.
+    leads_namespace: bool,
+    told_to_end: Cell<bool>,
     state: watch::Sender<State>,
 }
 
@@ -146,6 +152,15 @@ impl Pod {
         self.closing.set(true);
     }
 
+    /// Tells every container to end. Each is told once: another SIGTERM may mean haste to it.
+    pub(crate) fn terminate_all(&self) {
+        for container in self.containers.all() {
+            if !container.told_to_end.replace(true) {
+                container.process.signal(libc::SIGTERM);
+            }
+        }
+    }
+
     /// Kills every container and exec at once.
     pub(crate) fn kill_all(&self) {
         for process in self.execs.borrow().values() {
@@ -154,6 +169,13 @@ impl Pod {
         for container in self.containers.all() {
             container.process.kill_group();
         }
+    }
+
+    /// Kills what the end of a container's first process does not: all others, where that does not lead a pid namespace.
+    /// Only the runtime knows which these are.
+    pub(crate) async fn kill_strays(&self) {
+        let sharing = self.containers.all().into_iter().filter(|container| !container.leads_namespace);
+        join_all(sharing.map(async |container| self.runtime.kill_all(&container.id).await)).await;
     }
 
     /// Whether no container and no exec is left, nor a container being created.

@@ -66,6 +66,7 @@ impl Global<'_> {
         id: &ContainerId,
         pidfile: &Path,
         console_socket: Option<&Path>,
+        cgroup: Option<&str>,
         command: &[String],
     ) -> Vec<OsString> {
         let mut argv = self.arguments(id);
@@ -74,8 +75,16 @@ impl Global<'_> {
             argv.extend([joined("--console-socket=", path), "--tty".into()]);
         }
         argv.push(joined("--pid-file=", pidfile));
+        argv.extend(cgroup.map(|cgroup| format!("--cgroup={cgroup}").into()));
         argv.push(id.as_str().into());
         argv.extend(command.iter().map(OsString::from));
+        argv
+    }
+
+    /// `kill --all`, for what shares its pid namespace with others.
+    pub(crate) fn kill_all(&self, id: &ContainerId) -> Vec<OsString> {
+        let mut argv = self.arguments(id);
+        argv.extend(["kill".into(), "--all".into(), id.as_str().into(), "KILL".into()]);
         argv
     }
 
@@ -147,12 +156,12 @@ mod tests {
         let command = ["sh".to_owned(), "-c".to_owned(), "exit 3".to_owned()];
         let plain = global("runc", Some("/r"), CgroupManager::Cgroupfs);
         assert_eq!(
-            text(&plain.exec(&id(), Path::new("/d/p"), None, &command)),
+            text(&plain.exec(&id(), Path::new("/d/p"), None, None, &command)),
             "--root=/r exec -d --pid-file=/d/p c1 sh -c exit 3"
         );
         assert_eq!(
-            text(&plain.exec(&id(), Path::new("/d/p"), Some(Path::new("/s")), &command)),
-            "--root=/r exec -d --console-socket=/s --tty --pid-file=/d/p c1 sh -c exit 3"
+            text(&plain.exec(&id(), Path::new("/d/p"), Some(Path::new("/s")), Some("freezer:x"), &command)),
+            "--root=/r exec -d --console-socket=/s --tty --pid-file=/d/p --cgroup=freezer:x c1 sh -c exit 3"
         );
     }
 }

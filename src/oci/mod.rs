@@ -4,9 +4,11 @@ pub(crate) mod argv;
 mod capture;
 mod console;
 mod launch;
+mod probe;
 
 use std::{
     cell::Cell,
+    ffi::OsString,
     io::Read as _,
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt as _},
     path::{Path, PathBuf},
@@ -14,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::OnceCell, time::Instant};
 
 use self::{
     argv::{CgroupManager, Global},
@@ -28,7 +30,7 @@ use crate::{
         fd::Output,
     },
     model::{Chunk, ContainerId, ExitStatus, WindowSize},
-    process::{AdoptError, Process, Processes},
+    process::{AdoptError, Process, Processes, exec_cgroup::CgroupOption},
     sys::{SysError, fork::ChildSetup, random::random_hex},
 };
 
@@ -36,6 +38,8 @@ use crate::{
 const PIDFILE_LIMIT: Duration = Duration::from_secs(10);
 /// How long `delete` of a half-made container may take.
 const DELETE_LIMIT: Duration = Duration::from_secs(30);
+/// How long killing all processes of a container may take.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
 const JOURNAL: &str = "/run/systemd/journal/socket";
 
 /// The OCI runtime and all that every call of it needs.
@@ -50,6 +54,8 @@ pub(crate) struct Runtime {
     pub(crate) setup: ChildSetup,
     pub(crate) processes: Rc<Processes>,
     pub(crate) blocking: Blocking,
+    /// What its `exec --cgroup` takes, once it was asked.
+    pub(crate) cgroup_option: OnceCell<CgroupOption>,
 }
 
 /// What to create.
@@ -186,11 +192,12 @@ impl Runtime {
         }
     }
 
-    /// Starts a process in a container, by `deadline` at the latest. A terminal gets the `size` that has been asked for by
-    /// the time it is there.
+    /// Starts a process in a container, by `deadline` at the latest, in the given sub-cgroup of the container's. A terminal
+    /// gets the `size` that has been asked for by the time it is there.
     pub(crate) async fn exec(
         &self,
         spec: &ExecSpec,
+        cgroup: Option<&str>,
         size: &Cell<Option<WindowSize>>,
         deadline: Option<Instant>,
     ) -> Result<Started, LaunchError> {
@@ -205,7 +212,7 @@ impl Runtime {
         let limit = Instant::now() + self.limit;
         let plan = Plan {
             program: &self.path,
-            argv: self.global(spec.cgroup_manager).exec(&spec.id, &pidfile, socket, &spec.command),
+            argv: self.global(spec.cgroup_manager).exec(&spec.id, &pidfile, socket, cgroup, &spec.command),
             env: &spec.env,
             stdin: spec.stdin && !spec.terminal,
             fds: Vec::new(),
@@ -242,20 +249,33 @@ impl Runtime {
 
     /// Deletes what a failed create may have left, as far as the runtime knows of it.
     pub(crate) async fn delete(&self, id: &ContainerId, cgroup_manager: CgroupManager) {
+        if let Err(error) = self.plain_call(self.global(cgroup_manager).delete(id), DELETE_LIMIT).await {
+            tracing::debug!(container = %id, %error, "could not delete a half-made container");
+        }
+    }
+
+    /// Kills all processes of a container.
+    pub(crate) async fn kill_all(&self, id: &ContainerId) {
+        // The runtime knows how the cgroup is managed.
+        if let Err(error) = self.plain_call(self.global(CgroupManager::Cgroupfs).kill_all(id), KILL_LIMIT).await {
+            tracing::debug!(container = %id, %error, "could not kill all processes of a container");
+        }
+    }
+
+    /// A call with neither input nor a process to take over.
+    async fn plain_call(&self, argv: Vec<OsString>, limit: Duration) -> Result<Ran, LaunchError> {
         let plan = Plan {
             program: &self.path,
-            argv: self.global(cgroup_manager).delete(id),
+            argv,
             env: &[],
             stdin: false,
             fds: Vec::new(),
             console: None,
             size: None,
             capture: Capture::of_runtime(),
-            deadline: Instant::now() + DELETE_LIMIT.min(self.limit),
+            deadline: Instant::now() + limit.min(self.limit),
         };
-        if let Err(error) = launch::run(plan, &self.processes, &self.blocking, &self.setup).await {
-            tracing::debug!(container = %id, %error, "could not delete a half-made container");
-        }
+        launch::run(plan, &self.processes, &self.blocking, &self.setup).await
     }
 
     fn global(&self, cgroup_manager: CgroupManager) -> Global<'_> {

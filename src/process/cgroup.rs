@@ -52,8 +52,9 @@ impl Cgroups {
             wanted(number, controllers).then_some(Path::new(path))
         })?;
         let path = path.strip_prefix("/").ok()?;
-        // Seen from within a cgroup namespace, what is outside begins with dots.
-        path.components().all(|part| matches!(part, Component::Normal(_))).then_some(path)
+        // The root is nobody's own, and what is outside of our cgroup namespace begins with dots.
+        let plain = path.components().all(|part| matches!(part, Component::Normal(_)));
+        (plain && path != Path::new("")).then_some(path)
     }
 }
 
@@ -91,7 +92,7 @@ mod tests {
         fs::write(mounts.path().join("cgroup.controllers"), "memory\n").unwrap();
         let of = |lines| Cgroups::from_lines(mounts.path(), lines);
         assert_eq!(of("0::/pod/a:b\n").v2().unwrap(), mounts.path().join("pod/a:b"));
-        for nowhere in ["0::/../../pod\n", "0::relative\n", "0::\n", "", "1::/x\n", "0\n"] {
+        for nowhere in ["0::/\n", "0::/../../pod\n", "0::relative\n", "0::\n", "", "1::/x\n", "0\n"] {
             assert_eq!(of(nowhere).v2(), None, "{nowhere:?}");
         }
     }

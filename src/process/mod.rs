@@ -1,8 +1,10 @@
 //! Processes we wait for. One mechanism for all: a pidfd, polled; a status is collected exactly once, by its [`Process`].
 
 pub(crate) mod cgroup;
+pub(crate) mod exec_cgroup;
 pub(crate) mod oom;
 pub(crate) mod orphans;
+pub(crate) mod tree;
 
 use std::{
     cell::Cell,
@@ -33,6 +35,13 @@ pub(crate) struct Process {
     pidfd: AsyncFd<OwnedFd>,
     status: Cell<Option<ExitStatus>>,
     registry: Rc<Processes>,
+}
+
+/// Whether a process is the first of a pid namespace (`NSpid`, proc_pid_status(5)).
+pub(crate) fn leads_namespace(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers.and_then(|numbers| numbers.split_whitespace().last()) == Some("1")
 }
 
 /// Why a process number could not be taken over.

@@ -6,7 +6,7 @@
 //! | `output` | D1 to D4, D11, D41, D42, D44, D45, D48, D56, D57 |
 //! | `rotation` | D43 |
 //! | `processes` | D5 to D8, D10, D33, D34, D40, D47, D49, D55, D59, D60, D63 |
-//! | `exec_sync` | D50 to D53, D58 |
+//! | `exec_sync` | D50 to D53, D58: execSync, and what is killed when |
 //! | `attach` | D12 to D17, D30 to D32 |
 //! | `streaming` | D9, D18 to D26, D65, D66 |
 //! | `oom` | D27 to D29 |
@@ -23,6 +23,7 @@
 
 mod attach;
 mod edges;
+mod exec_sync;
 mod oom;
 mod output;
 mod processes;

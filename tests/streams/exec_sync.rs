@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use holdfast::client::{ExecSync, ExecSyncReply};
 
-use crate::support::{self, BundleSpec, Sandbox, eventually, within};
+use crate::support::{self, BundleSpec, FakeRuntime, Sandbox, eventually, procfs, within};
 
 fn exec(script: &str) -> ExecSync {
     let command = ["sh", "-c", script].map(str::to_owned).into();
@@ -44,49 +44,6 @@ fn a_command_is_answered_with_its_code_and_both_streams() {
 }
 
 #[test]
-fn what_the_runtime_cannot_start_is_code_minus_2_with_its_reason_on_stderr() {
-    with_container(async |sandbox| {
-        for terminal in [false, true] {
-            let missing = ExecSync { command: vec!["invalid".to_owned()], terminal, ..exec("") };
-            let answer = run(sandbox, missing).await;
-            let reason = String::from_utf8_lossy(&answer.stderr);
-            assert!(answer.exit_code == -2 && !answer.timed_out && answer.stdout.is_empty(), "{answer:?}");
-            assert!(reason.contains("not found in $PATH"), "{reason}");
-            let unknown = run(sandbox, ExecSync { id: "unknown".to_owned(), terminal, ..exec("exit 0") }).await;
-            assert!(unknown.exit_code == -2 && !unknown.stderr.is_empty(), "{unknown:?}");
-        }
-    });
-}
-
-#[test]
-fn a_command_that_takes_too_long_is_killed_with_its_children_and_what_it_wrote_is_answered() {
-    with_container(async |sandbox| {
-        for terminal in [false, true] {
-            let slow =
-                ExecSync { timeout_s: 1, terminal, ..exec("echo before; (sleep 1234; touch /late) & sleep 1234") };
-            let answer = run(sandbox, slow).await;
-            assert_eq!((answer.exit_code, answer.timed_out), (-3, true), "{answer:?}");
-            assert!(answer.stdout.starts_with(b"before"), "{answer:?}");
-            let alive = async || run(sandbox, exec("ps | grep -c '[s]leep 1234'")).await.stdout;
-            let deadline = tokio::time::Instant::now() + support::DEADLINE;
-            while alive().await != "0\n" {
-                assert!(tokio::time::Instant::now() < deadline, "its processes are still there");
-            }
-        }
-    });
-}
-
-#[test]
-fn a_background_child_that_holds_the_output_does_not_change_the_answer() {
-    with_container(async |sandbox| {
-        for timeout_s in [0, 25] {
-            let holder = ExecSync { timeout_s, ..exec("echo x; sleep 1000 & exit 3") };
-            assert_eq!(run(sandbox, holder).await, reply(3, "x\n", ""));
-        }
-    });
-}
-
-#[test]
 fn a_terminal_has_one_stream_and_the_line_ends_of_a_terminal() {
     with_container(async |sandbox| {
         let both = ExecSync { terminal: true, ..exec("echo out; echo err >&2; exit 7") };
@@ -114,16 +71,6 @@ fn ten_commands_at_once_get_their_own_output_each_complete() {
 }
 
 #[test]
-fn output_beyond_16_mib_is_cut_and_the_reply_says_so() {
-    with_container(async |sandbox| {
-        let answer = run(sandbox, exec("head -c 20000000 /dev/zero; echo end >&2; exit 5")).await;
-        assert_eq!((answer.exit_code, answer.stdout.len()), (5, 16 << 20));
-        let dropped = 20_000_000 - (16 << 20);
-        assert_eq!(answer.stderr, format!("end\n[holdfast: {dropped} bytes of output dropped]\n"));
-    });
-}
-
-#[test]
 fn the_runtime_gets_each_option_once_and_the_variables_of_the_call() {
     support::e2e_recording(async |sandbox| {
         sandbox.run("c", &BundleSpec::idle()).await;
@@ -141,5 +88,95 @@ fn the_runtime_gets_each_option_once_and_the_variables_of_the_call() {
         assert!(calls[2][5].starts_with(&pidfile) && calls[2].len() == 10, "{calls:?}");
         let left = || std::fs::read_dir(sandbox.runtime_dir()).expect("ours").count();
         eventually("pidfiles to be removed", || (left() == 1).then_some(())).await;
+    });
+}
+
+#[test]
+fn a_timeout_may_be_as_long_as_the_wire_can_say() {
+    with_container(async |sandbox| {
+        for timeout_s in [1 << 31, u64::MAX / 1000, 1 << 63, u64::MAX] {
+            assert_eq!(run(sandbox, ExecSync { timeout_s, ..exec("echo x") }).await, reply(0, "x\n", ""));
+        }
+    });
+}
+
+#[test]
+fn the_end_of_the_container_ends_its_commands_with_their_own_status() {
+    with_container(async |sandbox| {
+        let client = sandbox.client();
+        let commands = [(0, false), (25, false), (0, true)].map(|(timeout_s, terminal)| ExecSync {
+            timeout_s,
+            terminal,
+            ..exec("echo up >>/up; printf out; sleep 1000")
+        });
+        let end = async {
+            sandbox.wait_file("up", "up\nup\nup\n").await;
+            sandbox.runtime(&["kill", "c", "KILL"]);
+        };
+        let answers = join_all(commands.iter().map(|command| client.exec_sync(command)));
+        let (answers, ()) = within(futures_util::future::join(answers, end)).await;
+        for answer in answers {
+            assert_eq!(answer.expect("a reply"), reply(137, "out", ""));
+        }
+        assert_eq!(sandbox.wait_exit("c").await, 137);
+        sandbox.runtime(&["delete", "c"]);
+        let late = run(sandbox, ExecSync { timeout_s: 20, ..exec("exit 0") }).await;
+        assert!(late.exit_code == -2 && !late.stderr.is_empty(), "{late:?}");
+    });
+}
+
+#[test]
+fn a_caller_that_goes_away_leaves_its_command_running_and_nothing_behind() {
+    support::beside_a_neighbour(async |sandbox, neighbour| {
+        for (timeout_s, terminal) in [(0, false), (25, false), (25, true)] {
+            let script = "echo up >/up; sleep 1; echo end >/end";
+            let command = ExecSync { id: "neighbour".to_owned(), timeout_s, terminal, ..exec(script) };
+            neighbour
+                .undisturbed("a caller that went away", async || {
+                    let client = sandbox.connect().await;
+                    tokio::select! {
+                        answer = client.exec_sync(&command) => panic!("answered: {answer:?}"),
+                        () = sandbox.wait_file("up", "up\n") => {}
+                    }
+                    drop(client);
+                    sandbox.wait_file("end", "end\n").await;
+                    for name in ["up", "end"] {
+                        std::fs::remove_file(sandbox.in_rootfs(name)).expect("written");
+                    }
+                })
+                .await;
+            // One that would run for ever is still ended by its timeout.
+            let command = ExecSync { timeout_s: 1, ..command };
+            let command = ExecSync { command: exec("echo up >/up; sleep 1000").command, ..command };
+            neighbour
+                .undisturbed("a caller that did not wait for the timeout", async || {
+                    let client = sandbox.connect().await;
+                    tokio::select! {
+                        answer = client.exec_sync(&command) => panic!("answered: {answer:?}"),
+                        () = sandbox.wait_file("up", "up\n") => {}
+                    }
+                    std::fs::remove_file(sandbox.in_rootfs("up")).expect("written");
+                })
+                .await;
+        }
+        eventually("the cgroups to be removed", || procfs::exec_cgroups(neighbour.pid).is_empty().then_some(())).await;
+    });
+}
+
+#[test]
+fn the_timeout_counts_for_the_whole_call_also_where_the_runtime_hangs() {
+    support::beside_a_neighbour(async |sandbox, neighbour| {
+        // Before it has started anything, and after.
+        for plan in ["sleep 1000", "real \"$@\"; sleep 1000"] {
+            FakeRuntime::of(sandbox).plan("exec", &format!("case \"$*\" in *--help*) ;; *) {plan} ;; esac"));
+            for terminal in [false, true] {
+                let script = "(sleep 1000 &); setsid sh -c '(sleep 1000 &)'; sleep 1000";
+                let command = ExecSync { id: "neighbour".to_owned(), timeout_s: 2, terminal, ..exec(script) };
+                let answer = neighbour.undisturbed(plan, async || run(sandbox, command).await).await;
+                assert_eq!((answer.exit_code, answer.timed_out), (-3, true), "{plan}: {answer:?}");
+            }
+        }
+        let empty = || procfs::exec_cgroups(neighbour.pid).is_empty().then_some(());
+        eventually("the cgroups to be removed", empty).await;
     });
 }

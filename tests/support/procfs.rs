@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
@@ -56,6 +56,33 @@ pub(crate) fn status_line(pid: u32, name: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.unwrap_or_else(|| panic!("no {name} in {status}")).trim().to_owned()
+}
+
+/// The directory of a process's cgroup through which processes are frozen: of version 2 alone, else of the freezer.
+pub(crate) fn freezer(pid: u32) -> PathBuf {
+    let lines = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("the process is there");
+    let path = |begin: &str| lines.lines().find_map(|line| Some(line.split_once(begin)?.1.trim_start_matches('/')));
+    match path(":freezer:") {
+        Some(path) => Path::new("/sys/fs/cgroup/freezer").join(path),
+        None => Path::new("/sys/fs/cgroup").join(path("0::").expect("some cgroup")),
+    }
+}
+
+/// The cgroups that the daemon has made in the one of a container's first process.
+pub(crate) fn exec_cgroups(pid: u32) -> Vec<PathBuf> {
+    let entries = fs::read_dir(freezer(pid)).into_iter().flatten().flatten();
+    entries.filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())).map(|e| e.path()).collect()
+}
+
+/// The numbers of the processes that have this word in their command line.
+pub(crate) fn with_word(word: &str) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").expect("procfs").flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let has = |pid: &u32| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.split(|&byte| byte == 0).any(|other| other == word.as_bytes())
+    };
+    numbers.filter(has).collect()
 }
 
 /// Two processes that take all the time they get, for tests under load.
