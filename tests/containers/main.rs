@@ -1,6 +1,7 @@
 //! The life of a container: create, logs, terminal, exit.
 
 mod create;
+mod crun;
 mod exit;
 mod journald;
 mod logs;

@@ -56,6 +56,17 @@ pub(crate) fn e2e_with(configure: impl FnOnce(&mut std::process::Command), test:
     });
 }
 
+/// The same with crun; skips it where that is not installed.
+pub(crate) fn e2e_crun(test: impl AsyncFnOnce(&Sandbox)) {
+    if !require_e2e() || !require("crun") {
+        return;
+    }
+    run(async {
+        let sandbox = Sandbox::with_crun().await;
+        test(&sandbox).await;
+    });
+}
+
 /// The same with a runtime that notes how it is called; see [`Sandbox::calls`].
 pub(crate) fn e2e_recording(test: impl AsyncFnOnce(&Sandbox)) {
     if !require_e2e() {
@@ -92,7 +103,14 @@ pub(crate) fn require_e2e() -> bool {
     } else {
         Some("root")
     };
-    let Some(missing) = missing else { return true };
+    missing.is_none_or(require)
+}
+
+/// Whether a program is there that a test needs. Where it must be, its absence is a failure.
+fn require(missing: &str) -> bool {
+    if which(missing).is_some() {
+        return true;
+    }
     assert!(env::var_os("HOLDFAST_REQUIRE_E2E").is_none_or(|value| value != "1"), "needs {missing}");
     writeln!(std::io::stderr(), "skipped: needs {missing}").expect("stderr of a test");
     false

@@ -74,6 +74,23 @@ impl Sandbox {
         Self::around(dir, runtime, daemon).await
     }
 
+    /// With crun. Where cgroups of both versions are mounted, crun 1.8 refuses to work: there it sees those of version 1
+    /// alone, in a mount namespace of its own.
+    pub(crate) async fn with_crun() -> Self {
+        let dir = temporary();
+        // The daemon goes by this name.
+        let runtime = dir.path().join("crun");
+        let script = format!(
+            "#!/bin/sh\nif grep -q ' /sys/fs/cgroup/unified ' /proc/self/mountinfo; then\n\
+             exec unshare -m sh -c 'umount /sys/fs/cgroup/unified && exec \"$@\"' sh {crun} \"$@\"\nfi\nexec {crun} \"$@\"\n",
+            crun = which("crun").expect("checked by e2e_crun").display(),
+        );
+        fs::write(&runtime, script).expect("a file under a temporary directory");
+        fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755)).expect("our file");
+        let daemon = spawn(dir.path(), &runtime, |_| {});
+        Self::around(dir, runtime, daemon).await
+    }
+
     async fn around(dir: TempDir, runtime: PathBuf, mut daemon: Daemon) -> Self {
         rootfs::make(&dir.path().join("rootfs"));
         let client = connect(dir.path(), &mut daemon).await;
