@@ -368,7 +368,6 @@ mod tests {
         }
     }
 
-    // Spec 1.3, last row.
     #[test]
     fn a_bad_token_is_answered_as_clients_know_it() {
         let refusal = Refusal::not_found();

@@ -194,3 +194,22 @@ fn a_bundle_where_nothing_can_be_written_is_refused() {
         }
     });
 }
+
+#[test]
+fn a_size_limit_of_any_number_stops_no_container() {
+    beside_a_neighbour(async |sandbox, neighbour| {
+        for (max_size, lines) in [(1, 1), (u64::MAX, 200), (1 << 63, 200)] {
+            neighbour
+                .undisturbed(&format!("a limit of {max_size} bytes"), async || {
+                    let mut request = sandbox.create_request("victim", &BundleSpec::shell("seq 1 200; exit 7"));
+                    request.log_drivers[0].max_size = max_size;
+                    within(sandbox.client().create_container(&request)).await.unwrap();
+                    sandbox.start("victim");
+                    assert_eq!((sandbox.wait_exit("victim").await, sandbox.log("victim").len()), (7, lines));
+                    sandbox.runtime(&["delete", "--force", "victim"]);
+                    fs::remove_dir_all(sandbox.container("victim")).unwrap();
+                })
+                .await;
+        }
+    });
+}
