@@ -3,6 +3,7 @@
 pub(crate) mod blocking;
 pub(crate) mod fd;
 pub(crate) mod queue;
+pub(crate) mod seqpacket;
 pub(crate) mod task;
 
 /// Runs the async body of a test on a runtime such as the daemon's, in real time.
