@@ -86,7 +86,7 @@ impl Activity {
 
 /// What the end of a client's input does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum AtStdinEnd {
+pub(crate) enum AtStdinEnd {
     /// The process sees the end; the session goes on.
     HalfClose,
     /// Nothing: others may still send.

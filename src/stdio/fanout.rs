@@ -56,6 +56,7 @@ pub(crate) enum Next {
 #[derive(Debug, Default)]
 pub(crate) struct Fanout {
     subscribers: RefCell<Vec<Weak<Queue>>>,
+    ended: Cell<bool>,
     /// Woken when a queue has room again or a subscriber left.
     room: Notify,
 }
@@ -73,13 +74,13 @@ struct Queue {
 }
 
 impl Fanout {
-    /// From now on, everything published goes to the new subscriber too.
+    /// From now on, everything published goes to the new subscriber too. One that comes after the end sees the end.
     pub(crate) fn subscribe(self: &Rc<Self>, wants: Wants, lag: Lag) -> Subscriber {
         let queue = Rc::new(Queue {
             wants,
             lag,
             bytes: RefCell::new(ByteQueue::new()),
-            ended: Cell::new(false),
+            ended: Cell::new(self.ended.get()),
             missed: Cell::new(None),
             changed: Notify::new(),
             cut: Notify::new(),
@@ -115,6 +116,7 @@ impl Fanout {
 
     /// Nothing more will be published: subscribers see the end after what they have queued.
     pub(crate) fn end(&self) {
+        self.ended.set(true);
         for queue in self.subscribers.borrow_mut().drain(..).filter_map(|weak| weak.upgrade()) {
             queue.end();
         }
@@ -172,6 +174,11 @@ impl Subscription {
         while self.0.missed.get().is_none() {
             self.0.cut.notified().await;
         }
+    }
+
+    /// What is queued for it, in bytes.
+    pub(crate) fn queued(&self) -> u64 {
+        self.0.bytes.borrow().iter().map(|(_, bytes)| bytes.len() as u64).sum()
     }
 
     /// What it has missed so far, in bytes.
@@ -271,6 +278,14 @@ mod tests {
         leaving.subscription().stop();
         fanout.publish(&chunk(1000));
         assert_eq!(taken(&mut leaving).await, (1000, Next::End));
+    }
+
+    #[tokio::test]
+    async fn a_subscriber_that_comes_after_the_end_does_not_wait_for_ever() {
+        let fanout = Rc::new(Fanout::default());
+        fanout.end();
+        let mut late = fanout.subscribe(BOTH, Lag::Disconnect);
+        assert_eq!(taken(&mut late).await, (0, Next::End));
     }
 
     #[tokio::test]
