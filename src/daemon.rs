@@ -31,10 +31,11 @@ use crate::{
     oci::Runtime,
     process::Processes,
     rpc::{ControlServer, Services},
+    session::SessionTable,
     shutdown::{Phase, ShutdownHandle},
     sys::{self, SysError, socket},
     telemetry::counters::Counters,
-    transport::StreamServer,
+    transport::{AttachSockets, StreamServer},
 };
 
 // What a binary does to its process before there is a daemon in it.
@@ -132,8 +133,11 @@ async fn serve(
     };
     let pod = Pod::new(config.clone(), runtime, blocking, counters.clone());
     pod.scope.spawn(processes.reap_orphans());
-    let streams = StreamServer::new(pod.clone());
-    let services = Services { pod: pod.clone(), streams: streams.clone(), captures: Rc::default() };
+    let sessions = SessionTable::new(config.session_limit);
+    let streams = StreamServer::new(pod.clone(), sessions.clone());
+    let attach = AttachSockets::new(pod.clone(), sessions);
+    let services =
+        Services { pod: pod.clone(), streams: streams.clone(), attach: attach.clone(), captures: Rc::default() };
     let control = ControlServer::new(Rc::new(services));
     let shutdown = ShutdownHandle::new();
     watch_signals(&pod, &shutdown)?;
@@ -145,7 +149,7 @@ async fn serve(
         () = shutdown.reached(Phase::Draining) => {}
     }
     drop(listener);
-    let stopped = stop(config, &pod, &streams, &shutdown).await;
+    let stopped = stop(config, &pod, (&streams, &attach), &shutdown).await;
     control.close();
     drop(socket);
     shutdown.advance(Phase::Closed);
@@ -174,7 +178,7 @@ fn watch_signals(pod: &Rc<Pod>, shutdown: &ShutdownHandle) -> Result<(), StartEr
 async fn stop(
     config: &Config,
     pod: &Rc<Pod>,
-    streams: &StreamServer,
+    (streams, attach): (&StreamServer, &AttachSockets),
     shutdown: &ShutdownHandle,
 ) -> Result<(), StartError> {
     tracing::info!(phase = ?Phase::Draining, "shutting down");
@@ -200,7 +204,8 @@ async fn stop(
     };
     tracing::info!(phase = ?Phase::Killing, complete = killed, "containers and execs ended");
     if !shutdown.is_hurried() {
-        let _ = timeout(SESSIONS_LIMIT, streams.sessions_ended()).await;
+        let ended = async { tokio::join!(streams.sessions_ended(), attach.sessions_ended()) };
+        let _ = timeout(SESSIONS_LIMIT, ended).await;
     }
     pod.scope.cancel();
     if killed { Ok(()) } else { Err(StartError::Deadline(config.shutdown_timeout)) }

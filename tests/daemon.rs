@@ -93,7 +93,6 @@ fn methods_that_are_not_there_say_so_and_the_connection_stays_usable() {
         let client = Client::connect(&daemon.runtime_dir).await.expect("it listens");
         let conmon = client.conmon();
         let errors = [
-            conmon.attach_container_request().send().promise.await.err(),
             conmon.create_namespaces_request().send().promise.await.err(),
             conmon.start_fd_socket_request().send().promise.await.err(),
         ];

@@ -99,6 +99,17 @@ pub struct ExecSyncReply {
     pub timed_out: bool,
 }
 
+/// Arguments of `attachContainer`; control-api.md 4.4.
+#[derive(Debug, Clone, Default)]
+pub struct AttachContainer {
+    /// The container's id.
+    pub id: String,
+    /// Where clients will connect (`SOCK_SEQPACKET`); parents are made.
+    pub socket_path: PathBuf,
+    /// Whether the end of a client's input is the end of the container's stdin.
+    pub stop_after_stdin_eof: bool,
+}
+
 /// Arguments of `serveExecContainer`; control-api.md 4.9.
 #[derive(Debug, Clone, Default)]
 pub struct ServeExec {

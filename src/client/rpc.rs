@@ -14,8 +14,8 @@ use tokio::{net::UnixStream, task::JoinHandle};
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
 use super::{
-    CONTROL_SOCKET, ClientError, CreateContainer, ExecSync, ExecSyncReply, ServeAttach, ServeExec, VersionReply,
-    conmon_capnp::conmon, encode, holdfast_capnp::holdfast,
+    AttachContainer, CONTROL_SOCKET, ClientError, CreateContainer, ExecSync, ExecSyncReply, ServeAttach, ServeExec,
+    VersionReply, conmon_capnp::conmon, encode, holdfast_capnp::holdfast,
 };
 use crate::model::WindowSize;
 
@@ -147,6 +147,19 @@ impl Client {
             })
         };
         decode().map_err(|error| failed(CALL, &error))
+    }
+
+    /// Makes a container listen for attach clients at a path. Its socket's packets are described in control-api.md 4.4.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn attach_container(&self, attach: &AttachContainer) -> Result<(), ClientError> {
+        let mut call = self.conmon.attach_container_request();
+        let mut request = call.get().init_request();
+        request.set_id(attach.id.as_str());
+        request.set_socket_path(encode::text(&attach.socket_path)?);
+        request.set_stop_after_stdin_eof(attach.stop_after_stdin_eof);
+        answer("attachContainer", call.send().promise).await.map(drop)
     }
 
     /// Makes a container close its log and open the path again.

@@ -117,6 +117,11 @@ impl Container {
         self.log.reopen().await.map_err(Error::Reopen)
     }
 
+    /// Whether its init process has not ended yet, as far as is known here.
+    pub(crate) fn is_live(&self) -> bool {
+        *self.state.borrow() == State::Live
+    }
+
     /// Resolves with the exit status when everything that belongs to the exit is done.
     pub(crate) async fn exited(&self) -> ExitStatus {
         let mut state = self.state.subscribe();

@@ -103,6 +103,7 @@ impl SeqpacketStream {
     ///
     /// # Errors
     /// As those of [`SeqpacketStream::receive`].
+    #[allow(dead_code, reason = "for the descriptor socket of the contract")]
     pub(crate) async fn receive_with_fds(&self) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
         self.receive_some(true).await
     }
@@ -215,7 +216,7 @@ mod tests {
             let _ = setsockopt(&client.fd, sockopt::SndBuf, &(1024 * 1024));
             let mut largest = 1024 * 1024;
             let sent = loop {
-                let bytes: Vec<u8> = (0..largest).map(|n| (n % 251) as u8).collect();
+                let bytes: Vec<u8> = (0..=250).cycle().take(largest).collect();
                 match client.send(b"", &bytes).await {
                     Ok(()) => break bytes,
                     Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE)),

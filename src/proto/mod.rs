@@ -19,8 +19,9 @@
 //!
 //! [`upgrade_head`] turns an HTTP request into a session kind, its token and an upgrade; [`remotecommand`] names the
 //! protocol versions it chose from. Then, on a WebSocket, [`ws_frame`] cuts frames, [`channel`] makes sense of their
-//! payload, and [`status`] writes the last message.
+//! payload, and [`status`] writes the last message. [`attach_packet`] stands alone: the legacy socket of the contract.
 
+pub mod attach_packet;
 pub mod channel;
 pub mod remotecommand;
 pub mod status;

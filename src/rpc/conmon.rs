@@ -9,11 +9,11 @@ use super::{Connection, Services, decode, error};
 use crate::{
     schema::{
         conmon_capnp::conmon::{
-            self, CreateContainerParams, CreateContainerResults, ExecSyncContainerParams, ExecSyncContainerResults,
-            ReopenLogContainerParams, ReopenLogContainerResults, ServeAttachContainerParams,
-            ServeAttachContainerResults, ServeExecContainerParams, ServeExecContainerResults,
-            ServePortForwardContainerParams, ServePortForwardContainerResults, SetWindowSizeContainerParams,
-            SetWindowSizeContainerResults, VersionParams, VersionResults,
+            self, AttachContainerParams, AttachContainerResults, CreateContainerParams, CreateContainerResults,
+            ExecSyncContainerParams, ExecSyncContainerResults, ReopenLogContainerParams, ReopenLogContainerResults,
+            ServeAttachContainerParams, ServeAttachContainerResults, ServeExecContainerParams,
+            ServeExecContainerResults, ServePortForwardContainerParams, ServePortForwardContainerResults,
+            SetWindowSizeContainerParams, SetWindowSizeContainerResults, VersionParams, VersionResults,
         },
         holdfast_capnp::holdfast,
     },
@@ -98,6 +98,20 @@ impl conmon::Server for Server {
         response.set_timed_out(reply.timed_out);
         response.set_stdout(&reply.stdout);
         response.set_stderr(&reply.stderr);
+        Ok(())
+    }
+
+    async fn attach_container(
+        self: Rc<Self>,
+        params: AttachContainerParams,
+        mut results: AttachContainerResults,
+    ) -> Result<(), Error> {
+        let _call = self.connection.call();
+        let request = decode::attach(params.get()?.get_request()?).map_err(|e| error::invalid(&e))?;
+        let container = self.services.pod.containers.find(&request.id).map_err(|e| error::container(&e))?;
+        let listening = self.services.attach.listen(&container, request.socket_path, request.stop_after_stdin_eof);
+        listening.await.map_err(|e| error::attach(&e))?;
+        results.get().init_response();
         Ok(())
     }
 

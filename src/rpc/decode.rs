@@ -5,11 +5,11 @@ use std::{num::NonZeroU64, path::PathBuf, time::Duration};
 use crate::{
     container::{CreateRequest, LogSpec},
     log::FileForm,
-    model::{ContainerId, WindowSize},
+    model::{ContainerId, WindowSize, trimmed},
     oci::{CreateSpec, ExecSpec, Purpose, argv::CgroupManager},
     schema::conmon_capnp::conmon::{
-        CgroupManager as WireManager, create_container_request, exec_sync_container_request, log_driver,
-        reopen_log_request, serve_attach_container_request, serve_exec_container_request,
+        CgroupManager as WireManager, attach_request, create_container_request, exec_sync_container_request,
+        log_driver, reopen_log_request, serve_attach_container_request, serve_exec_container_request,
         serve_port_forward_container_request, set_window_size_request, text_text_map_entry,
     },
     stdio::Wants,
@@ -144,6 +144,29 @@ pub(super) fn serve_attach(
 /// The path of the network namespace, for which there is no use yet: a bad one is refused all the same.
 pub(super) fn serve_port_forward(request: serve_port_forward_container_request::Reader<'_>) -> Result<(), Invalid> {
     path("netNsPath", request.get_net_ns_path()?).map(drop)
+}
+
+/// What a call for an attach socket says.
+#[derive(Debug)]
+pub(super) struct Attach {
+    pub(super) id: ContainerId,
+    pub(super) socket_path: PathBuf,
+    pub(super) stop_after_stdin_eof: bool,
+}
+
+pub(super) fn attach(request: attach_request::Reader<'_>) -> Result<Attach, Invalid> {
+    /// unix(7): `sun_path` holds 108 bytes, the last of them a NUL; a long directory can be got round, a long name not.
+    const NAME_LIMIT: usize = 107;
+    let socket_path = path("socketPath", request.get_socket_path()?)?;
+    if socket_path.file_name().is_some_and(|name| name.len() > NAME_LIMIT) {
+        return Err(bad("socketPath", "the file name is longer than 107 bytes, so no socket can have it"));
+    }
+    let session = trimmed(text("execSessionId", request.get_exec_session_id()?)?, 256);
+    if !session.is_empty() {
+        // The contract has this field; nobody knows what for.
+        tracing::debug!(session, "a call for an attach socket names an exec session");
+    }
+    Ok(Attach { id: id(request.get_id()?)?, socket_path, stop_after_stdin_eof: request.get_stop_after_stdin_eof() })
 }
 
 pub(super) fn reopen_log(request: reopen_log_request::Reader<'_>) -> Result<ContainerId, Invalid> {

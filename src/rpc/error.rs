@@ -9,6 +9,7 @@ use crate::{
     model::{one_line, trimmed},
     oci::LaunchError,
     sys::SysError,
+    transport::AttachError,
 };
 
 /// The longest text of an error, in bytes.
@@ -27,6 +28,11 @@ pub(super) fn container(error: &container::Error) -> capnp::Error {
         Error::Closing | Error::Abandoned | Error::Launch(LaunchError::Closing) => capnp::Error::disconnected(text),
         _ => capnp::Error::failed(text),
     }
+}
+
+pub(super) fn attach(error: &AttachError) -> capnp::Error {
+    let text = format!("the container cannot be attached to: {}", one_line(error));
+    capnp::Error::failed(trimmed(text, TEXT_LIMIT))
 }
 
 pub(super) fn world(error: &SysError) -> capnp::Error {

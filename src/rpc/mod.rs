@@ -20,8 +20,11 @@ use tracing::Instrument as _;
 
 pub(crate) use self::gate::Connection;
 use crate::{
-    container::Pod, io::task::Scope, schema::holdfast_capnp::holdfast, session::exec_sync::CaptureMemory,
-    transport::StreamServer,
+    container::Pod,
+    io::task::Scope,
+    schema::holdfast_capnp::holdfast,
+    session::exec_sync::CaptureMemory,
+    transport::{AttachSockets, StreamServer},
 };
 
 /// Control connections at once. Full: the oldest one without a call in flight is closed; clients dial again.
@@ -37,6 +40,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Services {
     pub(crate) pod: Rc<Pod>,
     pub(crate) streams: Rc<StreamServer>,
+    pub(crate) attach: Rc<AttachSockets>,
     pub(crate) captures: Rc<CaptureMemory>,
 }
 

@@ -57,12 +57,26 @@ pub(crate) fn connect_stream(path: &Path) -> Result<UnixStream, SysError> {
 }
 
 /// The same for a socket of packets.
-///
-/// # Errors
-/// As those of [`connect_stream`]; `EPROTOTYPE` when somebody listens there for another type of socket, `EAGAIN` when
-/// too many wait to be accepted.
+#[cfg(test)]
 pub(crate) fn connect_seqpacket(path: &Path) -> Result<OwnedFd, SysError> {
     connect_at(path, SockType::SeqPacket)
+}
+
+/// Whether some process has the socket of this file open. Nobody notices the question: it is put with a datagram socket,
+/// for which the kernel looks the owner up and then refuses all other types (`EPROTOTYPE`), so no connection is made that
+/// the owner would see come and go.
+///
+/// # Errors
+/// What is not known, passed on from connect(2).
+pub(crate) fn is_open(path: &Path) -> Result<bool, SysError> {
+    match connect_at(path, SockType::Datagram) {
+        Ok(_) => Ok(true),
+        Err(error) => match error.errno() {
+            Errno::EPROTOTYPE => Ok(true),
+            Errno::ECONNREFUSED | Errno::ENOENT => Ok(false),
+            _ => Err(error),
+        },
+    }
 }
 
 fn listen_at(path: &Path, kind: SockType, mode: u32) -> Result<OwnedFd, SysError> {

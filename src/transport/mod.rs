@@ -1,9 +1,12 @@
 //! Sockets of clients, seen by sessions as readers and writers.
 //!
 //! One listener for all streaming URLs of the pod, opened when the first URL is asked for. A connection is HTTP until its
-//! upgrade, then one session.
+//! upgrade, then one session. The legacy attach sockets stand beside it ([`AttachSockets`]).
 
+mod attach_client;
+mod attach_socket;
 mod http;
+mod socket_file;
 mod websocket;
 
 use std::{
@@ -21,6 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+pub(crate) use self::attach_socket::{AttachError, AttachSockets};
 use self::http::Accepted;
 use crate::{
     container::{Container, Pod},
@@ -64,11 +68,12 @@ struct Claimed {
 }
 
 impl StreamServer {
-    pub(crate) fn new(pod: Rc<Pod>) -> Rc<Self> {
+    /// `sessions` counts clients of all transports together.
+    pub(crate) fn new(pod: Rc<Pod>, sessions: Rc<SessionTable>) -> Rc<Self> {
         let config = &pod.config;
         Rc::new(Self {
             pending: RefCell::new(PendingRequests::new(config.pending_limit, config.token_ttl, pod.counters.clone())),
-            sessions: SessionTable::new(config.session_limit),
+            sessions,
             unupgraded: RefCell::default(),
             next_connection: Cell::new(0),
             address: Cell::new(None),
