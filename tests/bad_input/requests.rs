@@ -10,8 +10,8 @@ use std::{
 
 use holdfast::{
     client::{
-        CgroupManager, Client, ClientError, CreateContainer, ExecSync, LogDriver, LogDriverKind, STREAM_PROTOCOLS,
-        ServeAttach, ServeExec, StreamClient,
+        AttachContainer, CgroupManager, Client, ClientError, CreateContainer, ExecSync, LogDriver, LogDriverKind,
+        STREAM_PROTOCOLS, ServeAttach, ServeExec, StreamClient,
     },
     model::WindowSize,
 };
@@ -48,6 +48,7 @@ fn serve_attach(id: &str) -> ServeAttach {
 /// What every call that takes an id says of this one.
 async fn of_each_call(client: &Client, id: &str) -> Vec<String> {
     let create = CreateContainer { id: id.to_owned(), bundle: "/nowhere".into(), ..CreateContainer::default() };
+    let attach = AttachContainer { id: id.to_owned(), socket_path: "/nowhere".into(), stop_after_stdin_eof: false };
     vec![
         reason(client.create_container(&create).await),
         reason(client.exec_sync(&exec(id, &["true"])).await),
@@ -55,6 +56,7 @@ async fn of_each_call(client: &Client, id: &str) -> Vec<String> {
         reason(client.set_window_size(id, WindowSize { cols: 1, rows: 1 }).await),
         reason(client.serve_exec(&serve_exec(id)).await),
         reason(client.serve_attach(&serve_attach(id)).await),
+        reason(client.attach_container(&attach).await),
     ]
 }
 

@@ -10,8 +10,8 @@ use std::{
 
 use holdfast::{
     client::{
-        Client, ClientError, Collected, CreateContainer, LogDriver, LogDriverKind, STREAM_PROTOCOLS, ServeAttach,
-        ServeExec, StreamClient,
+        AttachContainer, Client, ClientError, Collected, CreateContainer, LogDriver, LogDriverKind, STREAM_PROTOCOLS,
+        ServeAttach, ServeExec, StreamClient,
     },
     model::StdStream,
 };
@@ -21,7 +21,7 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use super::{BundleSpec, Record, eventually, parse_log, rootfs, text_of, which, within};
+use super::{BundleSpec, RawAttach, Record, eventually, parse_log, rootfs, text_of, which, within};
 
 /// The soft limit of open files that a daemon with a recording runtime is started with.
 pub(crate) const RECORDED_FILES: u64 = 512;
@@ -277,6 +277,24 @@ impl Sandbox {
         let path = self.log_path(id);
         let holds = |log: Vec<u8>| String::from_utf8_lossy(&log).contains(text).then_some(());
         eventually(&format!("{text:?} in the log of {id}"), || holds(fs::read(&path).ok()?)).await;
+    }
+
+    /// Where the attach socket of a container is made by [`Sandbox::listen`].
+    pub(crate) fn attach_path(&self, id: &str) -> PathBuf {
+        self.container(id).join("attach")
+    }
+
+    /// Makes a container listen for attach clients.
+    pub(crate) async fn listen(&self, id: &str, stop_after_stdin_eof: bool) -> PathBuf {
+        let socket_path = self.attach_path(id);
+        let attach = AttachContainer { id: id.to_owned(), socket_path: socket_path.clone(), stop_after_stdin_eof };
+        self.client().attach_container(&attach).await.expect("the container listens");
+        socket_path
+    }
+
+    /// A client of a container's attach socket.
+    pub(crate) async fn attach_raw(&self, id: &str, stop_after_stdin_eof: bool) -> RawAttach {
+        RawAttach::connect(&self.listen(id, stop_after_stdin_eof).await).expect("the container listens")
     }
 
     /// A session of a command with stdin, stdout and stderr.
