@@ -29,6 +29,7 @@ use crate::{
     container::Pod,
     io::blocking::Blocking,
     oci::Runtime,
+    pause::Namespaces,
     process::Processes,
     rpc::{ControlServer, Services},
     session::SessionTable,
@@ -38,6 +39,8 @@ use crate::{
     transport::{AttachSockets, StreamServer},
 };
 
+// What the sub-command `pause` does instead.
+pub use crate::pause::{HoldError, hold as hold_namespaces};
 // What a binary does to its process before there is a daemon in it.
 pub use crate::sys::{
     fd::close_inherited,
@@ -136,8 +139,14 @@ async fn serve(
     let sessions = SessionTable::new(config.session_limit);
     let streams = StreamServer::new(pod.clone(), sessions.clone());
     let attach = AttachSockets::new(pod.clone(), sessions);
-    let services =
-        Services { pod: pod.clone(), streams: streams.clone(), attach: attach.clone(), captures: Rc::default() };
+    let namespaces = Namespaces::new(pod.clone());
+    let services = Services {
+        pod: pod.clone(),
+        streams: streams.clone(),
+        attach: attach.clone(),
+        captures: Rc::default(),
+        namespaces: namespaces.clone(),
+    };
     let control = ControlServer::new(Rc::new(services));
     let shutdown = ShutdownHandle::new();
     watch_signals(&pod, &shutdown)?;
@@ -149,7 +158,7 @@ async fn serve(
         () = shutdown.reached(Phase::Draining) => {}
     }
     drop(listener);
-    let stopped = stop(config, &pod, (&streams, &attach), &shutdown).await;
+    let stopped = stop(config, &pod, (&streams, &attach), &namespaces, &shutdown).await;
     control.close();
     drop(socket);
     shutdown.advance(Phase::Closed);
@@ -179,6 +188,7 @@ async fn stop(
     config: &Config,
     pod: &Rc<Pod>,
     (streams, attach): (&StreamServer, &AttachSockets),
+    namespaces: &Namespaces,
     shutdown: &ShutdownHandle,
 ) -> Result<(), StartError> {
     tracing::info!(phase = ?Phase::Draining, "shutting down");
@@ -207,6 +217,7 @@ async fn stop(
         let ended = async { tokio::join!(streams.sessions_ended(), attach.sessions_ended()) };
         let _ = timeout(SESSIONS_LIMIT, ended).await;
     }
+    namespaces.close(!shutdown.is_hurried()).await;
     pod.scope.cancel();
     if killed { Ok(()) } else { Err(StartError::Deadline(config.shutdown_timeout)) }
 }

@@ -10,6 +10,7 @@ mod io;
 mod log;
 pub mod model;
 mod oci;
+mod pause;
 mod process;
 pub mod proto;
 mod rpc;

@@ -190,7 +190,8 @@ fn a_pidfile_that_cannot_be_written_reaches_the_starter_through_the_fork() {
 }
 
 #[test]
-fn pause_says_that_it_cannot_be_used() {
-    let message = failure(holdfast().args(["pause", "--pod-id", "p"]));
-    assert!(message.starts_with("error: pause: "), "{message}");
+fn pause_without_a_daemon_at_its_other_end_ends_at_once_and_says_why() {
+    let output = holdfast().args(["pause", "--pod-id", "p"]).stdin(std::process::Stdio::null()).output().unwrap();
+    let message = "error: pause: nobody is at the other end of standard input: only a daemon uses this command\n";
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(1), message));
 }

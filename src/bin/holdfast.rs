@@ -46,8 +46,9 @@ fn run(args: Args) -> Result<ExitCode, String> {
     if let Some(detail) = args.version_json {
         return print(&version.json(detail));
     }
-    if let Some(Command::Pause(_)) = args.command {
-        return Err("pause: holding namespaces open is not implemented yet".to_owned());
+    if let Some(Command::Pause(options)) = &args.command {
+        let held = daemon::hold_namespaces(options).map_err(|error| format!("pause: {}", one_line(&error)));
+        return held.map(|()| ExitCode::SUCCESS);
     }
     daemon::close_inherited().map_err(|error| one_line(&error))?;
     let config = args.resolve().map_err(|error| one_line(&error))?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    CgroupManager, ClientError, CreateContainer, LogDriver, LogDriverKind,
+    CgroupManager, ClientError, CreateContainer, CreateNamespaces, LogDriver, LogDriverKind, NamespaceKind,
     conmon_capnp::{conmon, conmon::log_driver::Type},
 };
 
@@ -42,6 +42,45 @@ fn log_driver(driver: &LogDriver, mut out: conmon::log_driver::Builder<'_>) -> R
     out.set_path(text(&driver.path)?);
     out.set_max_size(driver.max_size);
     Ok(())
+}
+
+pub(super) fn namespaces(
+    create: &CreateNamespaces,
+    mut request: conmon::create_namespaces_request::Builder<'_>,
+) -> Result<(), ClientError> {
+    request.set_pod_id(create.pod_id.as_str());
+    request.set_base_path(text(&create.base_path)?);
+    let mut kinds = request.reborrow().init_namespaces(count(&create.kinds));
+    for (index, kind) in (0..).zip(&create.kinds) {
+        kinds.set(index, (*kind).into());
+    }
+    texts(request.reborrow().init_uid_mappings(count(&create.uid_mappings)), &create.uid_mappings);
+    texts(request.init_gid_mappings(count(&create.gid_mappings)), &create.gid_mappings);
+    Ok(())
+}
+
+impl From<NamespaceKind> for conmon::Namespace {
+    fn from(kind: NamespaceKind) -> Self {
+        match kind {
+            NamespaceKind::Ipc => Self::Ipc,
+            NamespaceKind::Net => Self::Net,
+            NamespaceKind::Pid => Self::Pid,
+            NamespaceKind::User => Self::User,
+            NamespaceKind::Uts => Self::Uts,
+        }
+    }
+}
+
+impl From<conmon::Namespace> for NamespaceKind {
+    fn from(kind: conmon::Namespace) -> Self {
+        match kind {
+            conmon::Namespace::Ipc => Self::Ipc,
+            conmon::Namespace::Net => Self::Net,
+            conmon::Namespace::Pid => Self::Pid,
+            conmon::Namespace::User => Self::User,
+            conmon::Namespace::Uts => Self::Uts,
+        }
+    }
 }
 
 impl From<CgroupManager> for conmon::CgroupManager {

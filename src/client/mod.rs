@@ -19,8 +19,8 @@ mod stream;
 pub use error::{ClientError, StreamError};
 pub use halves::{Collected, StreamMessage, StreamReceiver, StreamSender};
 pub use request::{
-    AttachContainer, CgroupManager, CreateContainer, ExecSync, ExecSyncReply, LogDriver, LogDriverKind, ServeAttach,
-    ServeExec, VersionReply,
+    AttachContainer, CgroupManager, CreateContainer, CreateNamespaces, ExecSync, ExecSyncReply, LogDriver,
+    LogDriverKind, NamespaceKind, ServeAttach, ServeExec, VersionReply,
 };
 pub use rpc::Client;
 pub use stream::StreamClient;

@@ -142,6 +142,43 @@ pub struct ServeAttach {
     pub stderr: bool,
 }
 
+/// A kind of namespace of a pod; control-api.md 1.4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NamespaceKind {
+    /// System V IPC and message queues.
+    Ipc,
+    /// Network.
+    Net,
+    /// Process numbers.
+    Pid,
+    /// User and group ids.
+    User,
+    /// Host name.
+    Uts,
+}
+
+/// Arguments of `createNamespaces`; control-api.md 4.7.
+#[derive(Debug, Clone)]
+pub struct CreateNamespaces {
+    /// The pod's id.
+    pub pod_id: String,
+    /// Which namespaces are made; the others are the host's.
+    pub kinds: Vec<NamespaceKind>,
+    /// `CONTAINER_ID HOST_ID SIZE` of user ids, for a user namespace.
+    pub uid_mappings: Vec<String>,
+    /// The same of group ids.
+    pub gid_mappings: Vec<String>,
+    /// Directory of the directories with the pinned namespaces.
+    pub base_path: PathBuf,
+}
+
+impl Default for CreateNamespaces {
+    fn default() -> Self {
+        let (uid_mappings, gid_mappings) = (Vec::new(), Vec::new());
+        Self { pod_id: String::new(), kinds: Vec::new(), uid_mappings, gid_mappings, base_path: "/var/run".into() }
+    }
+}
+
 /// Answer of `version`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct VersionReply {

@@ -3,7 +3,7 @@ use std::{
     fs::File,
     io,
     os::{fd::AsRawFd, unix::ffi::OsStrExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
@@ -14,8 +14,8 @@ use tokio::{net::UnixStream, task::JoinHandle};
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
 use super::{
-    AttachContainer, CONTROL_SOCKET, ClientError, CreateContainer, ExecSync, ExecSyncReply, ServeAttach, ServeExec,
-    VersionReply, conmon_capnp::conmon, encode, holdfast_capnp::holdfast,
+    AttachContainer, CONTROL_SOCKET, ClientError, CreateContainer, CreateNamespaces, ExecSync, ExecSyncReply,
+    NamespaceKind, ServeAttach, ServeExec, VersionReply, conmon_capnp::conmon, encode, holdfast_capnp::holdfast,
 };
 use crate::model::WindowSize;
 
@@ -183,6 +183,25 @@ impl Client {
         request.set_width(size.cols);
         request.set_height(size.rows);
         answer("setWindowSizeContainer", call.send().promise).await.map(drop)
+    }
+
+    /// Makes the namespaces of a pod and returns where each of the five kinds is pinned.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn create_namespaces(
+        &self,
+        create: &CreateNamespaces,
+    ) -> Result<Vec<(NamespaceKind, PathBuf)>, ClientError> {
+        const CALL: &str = "createNamespaces";
+        let mut call = self.conmon.create_namespaces_request();
+        encode::namespaces(create, call.get().init_request())?;
+        let reply = answer(CALL, call.send().promise).await?;
+        let decode = || -> capnp::Result<Vec<_>> {
+            let list = reply.get()?.get_response()?.get_namespaces()?;
+            list.iter().map(|entry| Ok((entry.get_type()?.into(), entry.get_path()?.to_str()?.into()))).collect()
+        };
+        decode().map_err(|error| failed(CALL, &error))
     }
 
     /// The one-time URL of an exec; the command starts when a client connects there.

@@ -2,6 +2,7 @@
 
 pub(crate) mod cgroup;
 pub(crate) mod exec_cgroup;
+mod foreign;
 pub(crate) mod oom;
 pub(crate) mod orphans;
 pub(crate) mod tree;
@@ -15,7 +16,7 @@ use std::{
 use nix::errno::Errno;
 use tokio::io::{Interest, unix::AsyncFd};
 
-pub(crate) use self::orphans::Processes;
+pub(crate) use self::{foreign::Foreign, orphans::Processes};
 use crate::{
     model::ExitStatus,
     sys::{

@@ -7,13 +7,15 @@ use tokio::sync::oneshot;
 
 use super::{Connection, Services, decode, error};
 use crate::{
+    pause::Kind,
     schema::{
         conmon_capnp::conmon::{
             self, AttachContainerParams, AttachContainerResults, CreateContainerParams, CreateContainerResults,
-            ExecSyncContainerParams, ExecSyncContainerResults, ReopenLogContainerParams, ReopenLogContainerResults,
-            ServeAttachContainerParams, ServeAttachContainerResults, ServeExecContainerParams,
-            ServeExecContainerResults, ServePortForwardContainerParams, ServePortForwardContainerResults,
-            SetWindowSizeContainerParams, SetWindowSizeContainerResults, VersionParams, VersionResults,
+            CreateNamespacesParams, CreateNamespacesResults, ExecSyncContainerParams, ExecSyncContainerResults,
+            ReopenLogContainerParams, ReopenLogContainerResults, ServeAttachContainerParams,
+            ServeAttachContainerResults, ServeExecContainerParams, ServeExecContainerResults,
+            ServePortForwardContainerParams, ServePortForwardContainerResults, SetWindowSizeContainerParams,
+            SetWindowSizeContainerResults, VersionParams, VersionResults,
         },
         holdfast_capnp::holdfast,
     },
@@ -138,6 +140,26 @@ impl conmon::Server for Server {
         let container = self.services.pod.containers.find(&id).map_err(|e| error::container(&e))?;
         container.stdio.resize(size).map_err(|e| error::container(&e.into()))?;
         results.get().init_response();
+        Ok(())
+    }
+
+    async fn create_namespaces(
+        self: Rc<Self>,
+        params: CreateNamespacesParams,
+        mut results: CreateNamespacesResults,
+    ) -> Result<(), Error> {
+        let _call = self.connection.call();
+        let request = decode::namespaces::request(params.get()?.get_request()?).map_err(|e| error::invalid(&e))?;
+        drop(params);
+        let paths = Kind::ALL.map(|kind| (kind, request.path(kind)));
+        self.services.namespaces.create(request).await.map_err(|e| error::namespaces(&e))?;
+        let mut list = results.get().init_response().init_namespaces(5);
+        for (index, (kind, path)) in (0..).zip(&paths) {
+            let mut entry = list.reborrow().get(index);
+            entry.set_type(decode::namespaces::wire(*kind));
+            // Made of texts.
+            entry.set_path(path.to_string_lossy().as_ref());
+        }
         Ok(())
     }
 

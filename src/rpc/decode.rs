@@ -1,5 +1,7 @@
 //! Requests from the wire as checked values: what comes out of here is believed by everything behind it.
 
+pub(super) mod namespaces;
+
 use std::{num::NonZeroU64, path::PathBuf, time::Duration};
 
 use crate::{

@@ -8,6 +8,7 @@ use crate::{
     container,
     model::{one_line, trimmed},
     oci::LaunchError,
+    pause,
     sys::SysError,
     transport::AttachError,
 };
@@ -33,6 +34,15 @@ pub(super) fn container(error: &container::Error) -> capnp::Error {
 pub(super) fn attach(error: &AttachError) -> capnp::Error {
     let text = format!("the container cannot be attached to: {}", one_line(error));
     capnp::Error::failed(trimmed(text, TEXT_LIMIT))
+}
+
+pub(super) fn namespaces(error: &pause::Error) -> capnp::Error {
+    let text = trimmed(one_line(error), TEXT_LIMIT);
+    match error {
+        pause::Error::Different(_) => capnp::Error::failed(format!("exists: {text}")),
+        pause::Error::Closing => capnp::Error::disconnected(text),
+        _ => capnp::Error::failed(text),
+    }
 }
 
 pub(super) fn world(error: &SysError) -> capnp::Error {

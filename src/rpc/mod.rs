@@ -22,6 +22,7 @@ pub(crate) use self::gate::Connection;
 use crate::{
     container::Pod,
     io::task::Scope,
+    pause::Namespaces,
     schema::holdfast_capnp::holdfast,
     session::exec_sync::CaptureMemory,
     transport::{AttachSockets, StreamServer},
@@ -42,6 +43,7 @@ pub(crate) struct Services {
     pub(crate) streams: Rc<StreamServer>,
     pub(crate) attach: Rc<AttachSockets>,
     pub(crate) captures: Rc<CaptureMemory>,
+    pub(crate) namespaces: Rc<Namespaces>,
 }
 
 /// Serves the control socket.

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 pub(crate) mod datagram;
 pub(crate) mod fd;
 pub(crate) mod fork;
+pub(crate) mod namespace;
 pub(crate) mod notify;
 pub(crate) mod process;
 pub(crate) mod pty;
