@@ -2,11 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io,
-    os::unix::{
-        fs::{FileTypeExt as _, MetadataExt as _},
-        net::UnixListener as StdUnixListener,
-    },
+    os::unix::net::UnixListener as StdUnixListener,
     path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
@@ -34,9 +30,12 @@ use crate::{
     rpc::{ControlServer, Services},
     session::SessionTable,
     shutdown::{Phase, ShutdownHandle},
-    sys::{self, SysError, socket},
+    sys::{
+        self, SysError, socket,
+        socket_file::{SocketFile, remove_stale},
+    },
     telemetry::counters::Counters,
-    transport::{AttachSockets, StreamServer},
+    transport::{AttachSockets, FdSocket, StreamServer},
 };
 
 // What the sub-command `pause` does instead.
@@ -104,7 +103,7 @@ pub fn run(start: Start, ready: impl FnOnce() -> Result<(), String>) -> Result<(
     // Held until the end: two daemons that start at once must not both find the directory free.
     let _lock = lock(&config.runtime_dir)?;
     let socket = ControlSocket::bind(config.control_socket())?;
-    sweep(&config.runtime_dir);
+    sweep(&config);
     let mut builder = Builder::new_current_thread();
     builder.enable_all().max_blocking_threads(POOL_THREADS).thread_keep_alive(POOL_KEEP_ALIVE);
     let runtime = builder.build_local(LocalOptions::default());
@@ -140,12 +139,14 @@ async fn serve(
     let streams = StreamServer::new(pod.clone(), sessions.clone());
     let attach = AttachSockets::new(pod.clone(), sessions);
     let namespaces = Namespaces::new(pod.clone());
+    let fds = FdSocket::new(pod.clone());
     let services = Services {
         pod: pod.clone(),
         streams: streams.clone(),
         attach: attach.clone(),
         captures: Rc::default(),
         namespaces: namespaces.clone(),
+        fds: fds.clone(),
     };
     let control = ControlServer::new(Rc::new(services));
     let shutdown = ShutdownHandle::new();
@@ -158,6 +159,7 @@ async fn serve(
         () = shutdown.reached(Phase::Draining) => {}
     }
     drop(listener);
+    fds.close();
     let stopped = stop(config, &pod, (&streams, &attach), &namespaces, &shutdown).await;
     control.close();
     drop(socket);
@@ -244,9 +246,14 @@ fn lock(directory: &Path) -> Result<Option<Flock<File>>, StartError> {
     }
 }
 
-/// Pidfiles of execs that an earlier daemon did not live to remove.
-fn sweep(directory: &Path) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
+/// The descriptor socket and the pidfiles of execs that an earlier daemon did not live to remove.
+fn sweep(config: &Config) {
+    match remove_stale(&config.fd_socket()) {
+        Ok(true) => {}
+        Ok(false) => tracing::warn!(path = %config.fd_socket().display(), "no socket, so it is not removed"),
+        Err(error) => tracing::warn!(%error, "there will be no descriptor socket"),
+    }
+    let Ok(entries) = fs::read_dir(&config.runtime_dir) else { return };
     for entry in entries.flatten() {
         if entry.file_name().to_str().is_some_and(Pod::is_stale_pidfile) {
             let _ = fs::remove_file(entry.path());
@@ -254,11 +261,10 @@ fn sweep(directory: &Path) {
     }
 }
 
-/// The control socket's file, removed at the end if it is still ours.
+/// The control socket; its file is removed at the end if it is still ours.
 #[derive(Debug)]
 struct ControlSocket {
-    path: PathBuf,
-    identity: Option<(u64, u64)>,
+    file: SocketFile,
     listener: StdUnixListener,
 }
 
@@ -267,40 +273,15 @@ impl ControlSocket {
         match socket::connect_stream(&path) {
             Ok(_) => return Err(StartError::InUse(path.parent().unwrap_or(&path).to_owned())),
             Err(error) if error.errno() == Errno::ENOENT => {}
-            Err(_) => remove_stale(&path)?,
+            Err(_) if remove_stale(&path)? => {}
+            Err(_) => return Err(StartError::InTheWay(path)),
         }
         let listener = socket::listen_stream(&path, SOCKET_MODE)?;
-        Ok(Self { identity: identity(&path), path, listener })
+        Ok(Self { file: SocketFile::bound(path), listener })
     }
 
     fn listener(&self) -> Result<UnixListener, SysError> {
         let listener = self.listener.try_clone().and_then(UnixListener::from_std);
-        listener.map_err(|e| SysError::io("listen on", &self.path, &e))
-    }
-}
-
-impl Drop for ControlSocket {
-    fn drop(&mut self) {
-        // Another daemon may have been started over us by force: its socket is not ours to remove.
-        if self.identity.is_some() && identity(&self.path) == self.identity {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    let metadata = fs::symlink_metadata(path).ok()?;
-    Some((metadata.dev(), metadata.ino()))
-}
-
-/// Removes a socket that nobody listens on, and nothing else.
-fn remove_stale(path: &Path) -> Result<(), StartError> {
-    match fs::symlink_metadata(path) {
-        Ok(metadata) if !metadata.file_type().is_socket() => Err(StartError::InTheWay(path.to_owned())),
-        Ok(_) => match fs::remove_file(path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(SysError::io("remove the stale", path, &e).into()),
-            _ => Ok(()),
-        },
-        Err(_) => Ok(()),
+        listener.map_err(|e| SysError::io("listen on", self.file.path(), &e))
     }
 }

@@ -10,6 +10,7 @@
 pub mod cli;
 mod encode;
 mod error;
+mod fds;
 mod halves;
 mod request;
 mod rpc;
@@ -17,6 +18,7 @@ mod status;
 mod stream;
 
 pub use error::{ClientError, StreamError};
+pub use fds::{FdClient, FdError};
 pub use halves::{Collected, StreamMessage, StreamReceiver, StreamSender};
 pub use request::{
     AttachContainer, CgroupManager, CreateContainer, CreateNamespaces, ExecSync, ExecSyncReply, LogDriver,

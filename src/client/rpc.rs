@@ -204,6 +204,17 @@ impl Client {
         decode().map_err(|error| failed(CALL, &error))
     }
 
+    /// Where to hand over descriptors for containers; see [`FdClient`](super::FdClient).
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn start_fd_socket(&self) -> Result<PathBuf, ClientError> {
+        const CALL: &str = "startFdSocket";
+        let reply = answer(CALL, self.conmon.start_fd_socket_request().send().promise).await?;
+        let path = || Ok(reply.get()?.get_response()?.get_path()?.to_str()?.into());
+        path().map_err(|error| failed(CALL, &error))
+    }
+
     /// The one-time URL of an exec; the command starts when a client connects there.
     ///
     /// # Errors

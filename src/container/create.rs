@@ -2,7 +2,9 @@
 
 use std::{
     cell::Cell,
+    mem::take,
     num::NonZeroU64,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
@@ -38,6 +40,8 @@ pub(crate) struct CreateRequest {
     pub(crate) logs: Vec<LogSpec>,
     /// Empty: none.
     pub(crate) cleanup_command: Vec<String>,
+    /// Held until the container has ended.
+    pub(crate) leak_fds: Vec<OwnedFd>,
 }
 
 /// One log.
@@ -52,18 +56,35 @@ pub(crate) enum LogSpec {
     Journal,
 }
 
+impl CreateRequest {
+    /// What has not found its way into a container.
+    fn take_fds(&mut self) -> Vec<OwnedFd> {
+        let mut fds = take(&mut self.spec.additional_fds);
+        fds.append(&mut self.leak_fds);
+        fds
+    }
+}
+
 impl Pod {
     /// Creates a container and answers the pid of its init process.
-    pub(crate) async fn create(self: &Rc<Self>, request: CreateRequest) -> Result<u32, Error> {
-        if self.closing.get() {
-            return Err(Error::Closing);
-        }
-        let reservation = self.containers.reserve(&request.spec.id)?;
+    pub(crate) async fn create(self: &Rc<Self>, mut request: CreateRequest) -> Result<u32, Error> {
+        let reservation = match self.containers.reserve(&request.spec.id) {
+            Ok(_) if self.closing.get() => Err(Error::Closing),
+            reserved => reserved,
+        };
+        let reservation = match reservation {
+            Ok(reservation) => reservation,
+            Err(error) => {
+                self.close_fds(request.take_fds()).await;
+                return Err(error);
+            }
+        };
         let span = tracing::info_span!("container", id = %request.spec.id);
         let (answer, answered) = oneshot::channel();
         let pod = self.clone();
         let work = async move {
-            let result = pod.create_in_scope(request, reservation).await;
+            let result = pod.clone().create_in_scope(&mut request, reservation).await;
+            pod.close_fds(request.take_fds()).await;
             // Nobody waits for the answer of a cancelled call; the container is registered all the same.
             let _ = answer.send(result);
         };
@@ -73,11 +94,11 @@ impl Pod {
 
     async fn create_in_scope(
         self: Rc<Self>,
-        mut request: CreateRequest,
+        request: &mut CreateRequest,
         reservation: Reservation,
     ) -> Result<u32, Error> {
         let bundle = self.look_into_bundle(&request.spec.bundle).await?;
-        let configs = std::mem::take(&mut request.logs).into_iter().map(|log| LogConfig {
+        let configs = take(&mut request.logs).into_iter().map(|log| LogConfig {
             target: log.target(&request.spec.id, bundle.name.as_deref()),
             stall: self.config.log_stall,
         });
@@ -104,7 +125,7 @@ impl Pod {
         let pid = process.pid();
         let cgroups = Cgroups::of(pid);
         let container = Rc::new(Container {
-            id: request.spec.id,
+            id: request.spec.id.clone(),
             process,
             stdio,
             stdin_once: bundle.stdin_once,
@@ -119,9 +140,10 @@ impl Pod {
         reservation.fulfil(container.clone());
         tracing::info!(pid, terminal = request.spec.terminal, "container created");
         let plan = ExitPlan {
-            exit_paths: request.exit_paths,
-            oom_exit_paths: request.oom_exit_paths,
-            cleanup_command: request.cleanup_command,
+            exit_paths: take(&mut request.exit_paths),
+            oom_exit_paths: take(&mut request.oom_exit_paths),
+            cleanup_command: take(&mut request.cleanup_command),
+            leak_fds: take(&mut request.leak_fds),
         };
         self.scope.spawn(finish(self.clone(), container, pump, oom, plan));
         Ok(pid)

@@ -1,7 +1,7 @@
 //! The end of a container: one function, because the order is the promise.
 
 use std::{
-    os::unix::process::CommandExt as _,
+    os::{fd::OwnedFd, unix::process::CommandExt as _},
     path::PathBuf,
     process::{Command, Stdio as ProcessStdio},
     rc::Rc,
@@ -31,10 +31,12 @@ pub(super) struct ExitPlan {
     pub(super) exit_paths: Vec<PathBuf>,
     pub(super) oom_exit_paths: Vec<PathBuf>,
     pub(super) cleanup_command: Vec<String>,
+    /// Others may wait for their end.
+    pub(super) leak_fds: Vec<OwnedFd>,
 }
 
 /// Pumps the container's output, waits for its end and does what must be done then, each step bounded, in this order: look
-/// at the OOM counters, drain, flush the log, OOM files, exit files, publish the status, cleanup command, forget.
+/// at the OOM counters, drain, flush the log, OOM files, exit files, publish the status, leak fds, cleanup command, forget.
 /// Who sees the exit file may rely on the whole log and on the OOM file.
 pub(super) async fn finish(pod: Rc<Pod>, container: Rc<Container>, pump: Pump, oom: Option<OomWatch>, plan: ExitPlan) {
     let gone = CancellationToken::new();
@@ -66,6 +68,7 @@ pub(super) async fn finish(pod: Rc<Pod>, container: Rc<Container>, pump: Pump, o
     container.state.send_replace(State::Exited(status));
     let lost_bytes = totals.lost.bytes;
     tracing::info!(%status, oom_killed, logged_bytes = totals.written.bytes, lost_bytes, "container exited");
+    pod.close_fds(plan.leak_fds).await;
     if !plan.cleanup_command.is_empty() {
         clean_up(&pod, plan.cleanup_command).await;
     }

@@ -10,7 +10,10 @@ mod table;
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    os::fd::OwnedFd,
+    path::Path,
     rc::Rc,
+    time::Duration,
 };
 
 use futures_util::future::join_all;
@@ -35,6 +38,9 @@ use crate::{
     sys::SysError,
     telemetry::counters::Counters,
 };
+
+/// How long closing a client's descriptors is waited for.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// What the containers of one daemon share.
 #[derive(Debug)]
@@ -150,6 +156,18 @@ impl Pod {
             next_exec: Cell::new(0),
             closing: Cell::new(false),
         })
+    }
+
+    /// Closes descriptors that came from elsewhere. In the pool, since the last close of a file may wait for its file
+    /// system; after a while nobody waits for that any more.
+    pub(crate) async fn close_fds(&self, fds: Vec<OwnedFd>) {
+        /// Whose file systems they are on is not known. This path is nowhere, so such jobs share a limit of their own.
+        const ELSEWHERE: &str = "/dev/null/descriptors";
+        if !fds.is_empty()
+            && let Err(error) = self.blocking.run("close", Path::new(ELSEWHERE), CLOSE_LIMIT, || drop(fds), drop).await
+        {
+            tracing::warn!(%error, "descriptors of a client are not closed yet");
+        }
     }
 
     /// Refuses new containers and execs from now on.

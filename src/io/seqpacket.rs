@@ -103,7 +103,6 @@ impl SeqpacketStream {
     ///
     /// # Errors
     /// As those of [`SeqpacketStream::receive`].
-    #[allow(dead_code, reason = "for the descriptor socket of the contract")]
     pub(crate) async fn receive_with_fds(&self) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
         self.receive_some(true).await
     }

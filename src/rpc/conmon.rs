@@ -15,7 +15,7 @@ use crate::{
             ReopenLogContainerParams, ReopenLogContainerResults, ServeAttachContainerParams,
             ServeAttachContainerResults, ServeExecContainerParams, ServeExecContainerResults,
             ServePortForwardContainerParams, ServePortForwardContainerResults, SetWindowSizeContainerParams,
-            SetWindowSizeContainerResults, VersionParams, VersionResults,
+            SetWindowSizeContainerResults, StartFdSocketParams, StartFdSocketResults, VersionParams, VersionResults,
         },
         holdfast_capnp::holdfast,
     },
@@ -69,7 +69,8 @@ impl conmon::Server for Server {
         mut results: CreateContainerResults,
     ) -> Result<(), Error> {
         let _call = self.connection.call();
-        let request = decode::create(params.get()?.get_request()?).map_err(|e| error::invalid(&e))?;
+        let slots = &self.services.fds.slots;
+        let request = decode::create(params.get()?.get_request()?, slots).map_err(|e| error::invalid(&e))?;
         // The message may be megabytes; nothing of it is needed while the runtime works.
         drop(params);
         let pid = self.services.pod.create(request).await.map_err(|e| error::container(&e))?;
@@ -160,6 +161,18 @@ impl conmon::Server for Server {
             // Made of texts.
             entry.set_path(path.to_string_lossy().as_ref());
         }
+        Ok(())
+    }
+
+    async fn start_fd_socket(
+        self: Rc<Self>,
+        _params: StartFdSocketParams,
+        mut results: StartFdSocketResults,
+    ) -> Result<(), Error> {
+        let _call = self.connection.call();
+        let path = self.services.fds.start().map_err(|e| error::fd_socket(&e))?;
+        let path = path.to_str().ok_or_else(|| Error::failed("the runtime directory is not UTF-8".to_owned()))?;
+        results.get().init_response().set_path(path);
         Ok(())
     }
 

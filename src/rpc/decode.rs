@@ -15,6 +15,7 @@ use crate::{
         serve_port_forward_container_request, set_window_size_request, text_text_map_entry,
     },
     stdio::Wants,
+    transport::Slots,
 };
 
 /// What is wrong with a request, in the caller's words.
@@ -41,7 +42,8 @@ const LOGS_LIMIT: u32 = 16;
 type TextList<'a> = capnp::text_list::Reader<'a>;
 type MapReader<'a> = capnp::struct_list::Reader<'a, text_text_map_entry::Owned>;
 
-pub(super) fn create(request: create_container_request::Reader<'_>) -> Result<CreateRequest, Invalid> {
+/// Takes the descriptors of the slots that the request names, all or, if anything else is wrong too, none.
+pub(super) fn create(request: create_container_request::Reader<'_>, slots: &Slots) -> Result<CreateRequest, Invalid> {
     let spec = CreateSpec {
         id: id(request.get_id()?)?,
         bundle: path("bundlePath", request.get_bundle_path()?)?,
@@ -51,25 +53,26 @@ pub(super) fn create(request: create_container_request::Reader<'_>) -> Result<Cr
         command_args: words("commandArgs", request.get_command_args()?)?,
         env: environment(request.get_env_vars()?)?,
         cgroup_manager: manager(request.get_cgroup_manager()?),
-        // No fd socket has been started, so there is no slot that could be named.
         additional_fds: Vec::new(),
     };
-    for (field, slots) in [("additionalFds", request.get_additional_fds()?), ("leakFds", request.get_leak_fds()?)] {
-        if let Some(slot) = slots.iter().next() {
-            return Err(bad(field, format!("slot {slot} is unknown: no descriptor was sent over the fd socket")));
-        }
-    }
     let cleanup_command = words("cleanupCmd", request.get_cleanup_cmd()?)?;
     if cleanup_command.first().is_some_and(String::is_empty) {
         return Err(bad("cleanupCmd", "the program is empty"));
     }
-    Ok(CreateRequest {
+    let mut create = CreateRequest {
         spec,
         exit_paths: paths("exitPaths", request.get_exit_paths()?)?,
         oom_exit_paths: paths("oomExitPaths", request.get_oom_exit_paths()?)?,
         logs: logs(request.get_log_drivers()?)?,
         cleanup_command,
-    })
+        leak_fds: Vec::new(),
+    };
+    // Last: a request that is refused costs nobody a descriptor.
+    let additional: Vec<_> = request.get_additional_fds()?.iter().collect();
+    let leak: Vec<_> = request.get_leak_fds()?.iter().collect();
+    let claimed = slots.claim([("additionalFds", &additional), ("leakFds", &leak)]);
+    [create.spec.additional_fds, create.leak_fds] = claimed.map_err(|(field, error)| bad(field, error.to_string()))?;
+    Ok(create)
 }
 
 fn logs(drivers: capnp::struct_list::Reader<'_, log_driver::Owned>) -> Result<Vec<LogSpec>, Invalid> {

@@ -10,7 +10,7 @@ use crate::{
     oci::LaunchError,
     pause,
     sys::SysError,
-    transport::AttachError,
+    transport::{AttachError, FdSocketError},
 };
 
 /// The longest text of an error, in bytes.
@@ -42,6 +42,13 @@ pub(super) fn namespaces(error: &pause::Error) -> capnp::Error {
         pause::Error::Different(_) => capnp::Error::failed(format!("exists: {text}")),
         pause::Error::Closing => capnp::Error::disconnected(text),
         _ => capnp::Error::failed(text),
+    }
+}
+
+pub(super) fn fd_socket(error: &FdSocketError) -> capnp::Error {
+    match error {
+        FdSocketError::Closing => capnp::Error::disconnected(error.to_string()),
+        FdSocketError::Sys(error) => world(error),
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
     pause::Namespaces,
     schema::holdfast_capnp::holdfast,
     session::exec_sync::CaptureMemory,
-    transport::{AttachSockets, StreamServer},
+    transport::{AttachSockets, FdSocket, StreamServer},
 };
 
 /// Control connections at once. Full: the oldest one without a call in flight is closed; clients dial again.
@@ -44,6 +44,7 @@ pub(crate) struct Services {
     pub(crate) attach: Rc<AttachSockets>,
     pub(crate) captures: Rc<CaptureMemory>,
     pub(crate) namespaces: Rc<Namespaces>,
+    pub(crate) fds: Rc<FdSocket>,
 }
 
 /// Serves the control socket.

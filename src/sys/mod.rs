@@ -15,6 +15,7 @@ pub(crate) mod pty;
 pub(crate) mod random;
 pub(crate) mod reactor;
 pub(crate) mod socket;
+pub(crate) mod socket_file;
 
 /// A system call that failed: what was tried, on what, and why the kernel refused.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,9 @@
 
 mod attach_client;
 mod attach_socket;
+mod fd_socket;
 mod http;
+mod slots;
 mod socket_file;
 mod websocket;
 
@@ -24,8 +26,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-pub(crate) use self::attach_socket::{AttachError, AttachSockets};
 use self::http::Accepted;
+pub(crate) use self::{
+    attach_socket::{AttachError, AttachSockets},
+    fd_socket::{FdSocket, FdSocketError},
+    slots::Slots,
+};
 use crate::{
     container::{Container, Pod},
     io::task::Scope,
