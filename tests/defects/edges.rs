@@ -1,1 +1,4 @@
 //! See the table in `main.rs`.
+
+mod fds;
+mod namespaces;

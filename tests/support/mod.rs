@@ -17,7 +17,9 @@
 mod background;
 mod bundle;
 mod fake_runtime;
+pub(crate) mod fds;
 pub(crate) mod journal;
+pub(crate) mod namespaces;
 mod neighbour;
 pub(crate) mod procfs;
 pub(crate) mod raw_attach;
