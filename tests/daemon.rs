@@ -87,23 +87,6 @@ fn version_tells_what_runs_and_the_dependencies_only_when_asked() {
 }
 
 #[test]
-fn methods_that_are_not_there_say_so_and_the_connection_stays_usable() {
-    support::run(async {
-        let daemon = Background::started();
-        let client = Client::connect(&daemon.runtime_dir).await.expect("it listens");
-        let conmon = client.conmon();
-        let errors = [
-            conmon.create_namespaces_request().send().promise.await.err(),
-            conmon.start_fd_socket_request().send().promise.await.err(),
-        ];
-        for error in errors {
-            assert_eq!(error.map(|error| error.kind), Some(capnp::ErrorKind::Unimplemented));
-            client.version(false).await.expect("the connection is as good as before");
-        }
-    });
-}
-
-#[test]
 fn a_call_to_a_daemon_that_ends_fails_and_a_new_connection_says_that_there_is_none() {
     support::run(async {
         let mut daemon = Background::started();
