@@ -23,6 +23,16 @@ pub(crate) fn descriptor_targets(pid: u32) -> Vec<String> {
     targets
 }
 
+/// The same of a daemon, once nothing is under way any more.
+pub(crate) async fn settled_descriptors(pid: u32) -> usize {
+    let mut last = 0;
+    super::eventually("no change of the descriptors", || {
+        let now = descriptors(pid);
+        (std::mem::replace(&mut last, now) == now).then_some(now)
+    })
+    .await
+}
+
 /// The numbers of the processes whose parent this is, with their states.
 pub(crate) fn children(parent: u32) -> Vec<(u32, char)> {
     let processes = fs::read_dir("/proc").expect("procfs").flatten();
