@@ -114,6 +114,27 @@ func TestAMonitorThatCannotStartIsToldByItsExitCode(t *testing.T) {
 	}
 }
 
+func TestSettingsReachTheMonitorThroughItsStartersEnvironment(t *testing.T) {
+	t.Setenv("HOLDFAST_STREAM_ADDRESS", "127.0.0.2")
+	// The command line wins.
+	t.Setenv("CONMON_RUNTIME", "/does/not/exist")
+	s := newSandbox(t)
+	s.run("a", idle())
+	url := must(s.ServeExec(deadline(t), monitor.Exec{ID: "a", Command: []string{"true"}, Stdout: true}))(t)
+	if !strings.HasPrefix(url, "http://127.0.0.2:") {
+		t.Errorf("the URL is %s", url)
+	}
+}
+
+func TestAWrongSettingIsSeenAtOnceByWhoAsksForTheVersion(t *testing.T) {
+	t.Setenv("HOLDFAST_LOG_STALL", "soon")
+	output, err := exec.Command(os.Getenv("HOLDFAST_BIN"), "--version-json").CombinedOutput()
+	if err == nil {
+		t.Error("the exit code is 0")
+	}
+	contains(t, string(output), "--log-stall")
+}
+
 func TestTracingIsAcceptedAndAContainerRuns(t *testing.T) {
 	t.Parallel()
 	// Nobody listens at the endpoint: a missing collector is nobody's harm.
