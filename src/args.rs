@@ -90,11 +90,11 @@ pub struct Args {
     #[arg(long, env = "CONMON_SKIP_FORK", hide_env_values = true)]
     pub skip_fork: bool,
 
-    /// Ask for OTLP tracing (accepted; has no effect in builds without an exporter)
+    /// Export a span per call by OTLP/gRPC (a build without the feature otel warns and exports nothing)
     #[arg(short, long, env = "CONMON_ENABLE_TRACING", hide_env_values = true)]
     pub enable_tracing: bool,
 
-    /// The OTLP endpoint for --enable-tracing
+    /// The OTLP/gRPC endpoint for --enable-tracing
     #[arg(short, long, env = "CONMON_TRACING_ENDPOINT", hide_env_values = true, value_name = "URL")]
     #[arg(default_value = "http://127.0.0.1:4317")]
     pub tracing_endpoint: String,

@@ -34,7 +34,7 @@ use crate::{
         self, SysError, socket,
         socket_file::{SocketFile, remove_stale},
     },
-    telemetry::counters::Counters,
+    telemetry::{counters::Counters, traces::Traces},
     transport::{AttachSockets, FdSocket, StreamServer},
 };
 
@@ -140,6 +140,7 @@ async fn serve(
     let attach = AttachSockets::new(pod.clone(), sessions);
     let namespaces = Namespaces::new(pod.clone());
     let fds = FdSocket::new(pod.clone());
+    let traces = Rc::new(Traces::start(config.tracing.as_deref()));
     let services = Services {
         pod: pod.clone(),
         streams: streams.clone(),
@@ -147,6 +148,7 @@ async fn serve(
         captures: Rc::default(),
         namespaces: namespaces.clone(),
         fds: fds.clone(),
+        traces: traces.clone(),
     };
     let control = ControlServer::new(Rc::new(services));
     let shutdown = ShutdownHandle::new();
@@ -164,6 +166,9 @@ async fn serve(
     control.close();
     drop(socket);
     shutdown.advance(Phase::Closed);
+    if !shutdown.is_hurried() {
+        traces.flush().await;
+    }
     for (name, value) in counters.entries().into_iter().filter(|(_, value)| *value > 0) {
         tracing::info!(value, "counted in all: {name}");
     }

@@ -17,7 +17,7 @@ use holdfast::{
     telemetry,
     version::Version,
 };
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 fn main() -> ExitCode {
     let args = match Args::parse_words(std::env::args_os()) {
@@ -95,9 +95,6 @@ fn claim_and_run(config: Config, readiness: &Cell<Option<Readiness>>) -> Result<
     let claimed = daemon::claim_process().map_err(|error| one_line(&error))?;
     if !claimed.oom_protected {
         info!("not protected from the OOM killer: the kernel refused, or it was so already");
-    }
-    if config.tracing.is_some() {
-        warn!("tracing was asked for, but this build has no exporter: nothing is exported");
     }
     let pidfile = config.pidfile();
     let ready = || {

@@ -4,6 +4,7 @@ mod conmon;
 mod decode;
 mod error;
 mod gate;
+mod traced;
 
 use std::{cell::RefCell, collections::VecDeque, io::ErrorKind, os::fd::AsRawFd as _, rc::Rc, time::Duration};
 
@@ -23,8 +24,8 @@ use crate::{
     container::Pod,
     io::task::Scope,
     pause::Namespaces,
-    schema::holdfast_capnp::holdfast,
     session::exec_sync::CaptureMemory,
+    telemetry::traces::Traces,
     transport::{AttachSockets, FdSocket, StreamServer},
 };
 
@@ -45,6 +46,7 @@ pub(crate) struct Services {
     pub(crate) captures: Rc<CaptureMemory>,
     pub(crate) namespaces: Rc<Namespaces>,
     pub(crate) fds: Rc<FdSocket>,
+    pub(crate) traces: Rc<Traces>,
 }
 
 /// Serves the control socket.
@@ -121,8 +123,7 @@ async fn serve(stream: UnixStream, services: &Rc<Services>, connection: &Rc<Conn
     let writer = gate::WatchedWrite::new(writer, connection.clone()).compat_write();
     let network = VatNetwork::new(reader, writer, Side::Server, options);
     let server = conmon::Server { services: services.clone(), connection: connection.clone() };
-    let client: holdfast::Client = capnp_rpc::new_client(server);
-    let system = RpcSystem::new(Box::new(network), Some(client.client));
+    let system = RpcSystem::new(Box::new(network), Some(capnp_rpc::new_client(server)));
     if let Err(error) = system.await {
         tracing::debug!(%error, "a control connection broke");
     }

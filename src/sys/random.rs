@@ -11,13 +11,19 @@ use super::SysError;
 /// # Errors
 /// When the kernel has no randomness to give (getrandom(2)).
 pub(crate) fn random_hex() -> Result<String, SysError> {
-    let mut bytes = [0u8; 16];
-    getrandom::fill(&mut bytes).map_err(|error| {
-        SysError::new("draw random bytes", Errno::from_raw(error.raw_os_error().unwrap_or(libc::ENOSYS)))
-    })?;
-    Ok(bytes.iter().fold(String::with_capacity(32), |mut text, byte| {
+    Ok(random_bytes::<16>()?.iter().fold(String::with_capacity(32), |mut text, byte| {
         // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x}");
         text
     }))
+}
+
+/// # Errors
+/// When the kernel has no randomness to give (getrandom(2)).
+pub(crate) fn random_bytes<const N: usize>() -> Result<[u8; N], SysError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| {
+        SysError::new("draw random bytes", Errno::from_raw(error.raw_os_error().unwrap_or(libc::ENOSYS)))
+    })?;
+    Ok(bytes)
 }

@@ -1,7 +1,7 @@
 //! The daemon's own log: where events of `tracing` go.
 //!
 //! Writing never waits: a log that nobody reads must not stop a pod. An event that finds no room is dropped, and the next
-//! one that finds some tells how many were (`lost_lines`).
+//! one that finds some tells how many were (`lost_lines`). `traces` is about calls as parts of distributed traces.
 
 use std::{
     io,
@@ -16,6 +16,7 @@ use tracing::{
 };
 use tracing_subscriber::{
     Registry,
+    filter::filter_fn,
     layer::{Context, Layer, SubscriberExt as _},
     registry::LookupSpan,
 };
@@ -30,8 +31,11 @@ use crate::format::journal::SOCKET;
 
 pub mod counters;
 mod journal;
+#[cfg(feature = "otel")]
+mod otlp;
 mod record;
 mod stdout;
+pub(crate) mod traces;
 
 /// Logs to standard output, one line per event.
 ///
@@ -55,7 +59,9 @@ fn install(sink: Sink, level: LevelFilter) {
 }
 
 fn subscriber(sink: Sink, level: LevelFilter) -> impl Subscriber {
-    Registry::default().with(Recorder { sink, lost: AtomicU64::new(0) }).with(level)
+    // The libraries beneath us tell of every frame they see.
+    let ours = filter_fn(|metadata| metadata.target().starts_with(env!("CARGO_PKG_NAME")));
+    Registry::default().with(Recorder { sink, lost: AtomicU64::new(0) }).with(ours).with(level)
 }
 
 #[derive(Debug)]
@@ -157,6 +163,16 @@ mod tests {
             debug!("no");
             info!("no");
             warn!("yes");
+        });
+        assert!(receive(&server).contains("MESSAGE=yes\n"));
+    }
+
+    #[test]
+    fn events_of_libraries_are_left_out() {
+        let (_dir, server, journal) = journald();
+        with_default(subscriber(Sink::Journal(journal), LevelFilter::TRACE), || {
+            tracing::error!(target: "h2::codec", "no");
+            tracing::trace!("yes");
         });
         assert!(receive(&server).contains("MESSAGE=yes\n"));
     }

@@ -45,13 +45,15 @@ const PURE: [&str; 3] = ["proto", "format", MODEL];
 const SPEAKS_CAPNP: [&str; 5] = ["rpc", "client", "upgrade", "schema", "lib"];
 
 /// A crate and the places (beginnings of paths below `src/`) that may use it.
-const CRATES: [(&str, &[&str]); 7] = [
+const CRATES: [(&str, &[&str]); 9] = [
     ("hyper", &["transport/http.rs"]),
     ("hyper_util", &["transport/http.rs"]),
     ("http_body_util", &["transport/http.rs"]),
     ("tokio_tungstenite", &["transport/", "client/", "proto/ws_frame.rs", "proto/upgrade_head.rs"]),
     ("tungstenite", &["transport/", "client/", "proto/ws_frame.rs", "proto/upgrade_head.rs"]),
     ("clap", &["args.rs", "args/", "bin/"]),
+    ("tonic", &["telemetry/otlp.rs"]),
+    ("opentelemetry_proto", &["telemetry/otlp.rs"]),
     ("anyhow", &["bin/"]),
 ];
 
