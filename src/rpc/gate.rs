@@ -17,11 +17,14 @@ use tokio_util::sync::CancellationToken;
 
 /// Calls in flight on one connection. Full: the connection is not read.
 const CALLS_LIMIT: usize = 256;
+/// What calls of one connection may leave behind in capnp-rpc, about 1 KiB each. Full: the connection is closed.
+const REMNANTS_LIMIT: usize = 10_000;
 
 /// The state of one control connection.
 #[derive(Debug, Default)]
 pub(crate) struct Connection {
     calls: Cell<usize>,
+    remnants: Cell<usize>,
     /// Its client has sent something.
     spoken: Cell<bool>,
     write_blocked: Cell<bool>,
@@ -80,6 +83,38 @@ impl Drop for Call {
     }
 }
 
+/// What capnp-rpc keeps of a call: nothing of one that succeeds; of one that fails, and of a bootstrap, the answer until the
+/// client says Finish; of one that the client cancelled, for ever. Which of them are still there is not to be seen from
+/// outside, so all are counted. The contract's own client closes its connection after each failed call.
+#[derive(Debug)]
+pub(super) struct Remnant(Option<Rc<Connection>>);
+
+impl Remnant {
+    /// Counts when it is dropped.
+    pub(super) fn of(connection: &Rc<Connection>) -> Self {
+        Self(Some(connection.clone()))
+    }
+
+    /// It succeeded.
+    pub(super) fn none(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Remnant {
+    fn drop(&mut self) {
+        let Some(connection) = &self.0 else { return };
+        let count = connection.remnants.get() + 1;
+        connection.remnants.set(count);
+        if count == REMNANTS_LIMIT {
+            tracing::warn!(
+                "a control connection is closed after {count} calls that failed or were cancelled: dial again"
+            );
+            connection.close();
+        }
+    }
+}
+
 /// Gives bytes only while the connection may be read.
 #[derive(Debug)]
 pub(super) struct GatedRead {
@@ -130,5 +165,22 @@ impl AsyncWrite for WatchedWrite {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_closed_when_too_many_of_its_calls_did_not_succeed() {
+        let connection = Rc::<Connection>::default();
+        for _ in 1..REMNANTS_LIMIT {
+            drop(Remnant::of(&connection));
+            Remnant::of(&connection).none();
+        }
+        assert!(!connection.cancel.is_cancelled());
+        drop(Remnant::of(&connection));
+        assert!(connection.cancel.is_cancelled());
     }
 }

@@ -4,6 +4,7 @@ mod conmon;
 mod decode;
 mod error;
 mod gate;
+mod network;
 mod traced;
 
 use std::{cell::RefCell, collections::VecDeque, io::ErrorKind, os::fd::AsRawFd as _, rc::Rc, time::Duration};
@@ -122,6 +123,7 @@ async fn serve(stream: UnixStream, services: &Rc<Services>, connection: &Rc<Conn
     let reader = gate::GatedRead::new(reader, connection.clone()).compat();
     let writer = gate::WatchedWrite::new(writer, connection.clone()).compat_write();
     let network = VatNetwork::new(reader, writer, Side::Server, options);
+    let network = network::Network::new(network, connection.clone());
     let server = conmon::Server { services: services.clone(), connection: connection.clone() };
     let system = RpcSystem::new(Box::new(network), Some(capnp_rpc::new_client(server)));
     if let Err(error) = system.await {

@@ -1,4 +1,4 @@
-//! Around every method, so that none of them knows of it: what a call is traced as.
+//! Around every method, so that none of them knows of it: what a call is traced as, and what it leaves in capnp-rpc.
 
 use std::{ops::Deref, rc::Rc};
 
@@ -8,7 +8,7 @@ use capnp::{
     traits::HasTypeId as _,
 };
 
-use super::conmon::Server;
+use super::{conmon::Server, gate::Remnant};
 use crate::{
     proto::traceparent::TraceParent,
     schema::{conmon_capnp::conmon, holdfast_capnp::holdfast},
@@ -45,11 +45,19 @@ impl capability::Server for Traced {
     ) -> DispatchCallResult {
         let call = (interface == conmon::Client::TYPE_ID).then(|| read(method, &params)).flatten();
         let call = call.and_then(|(name, parent)| self.services.traces.call(name, parent.as_ref()));
-        let mut dispatched = self.0.dispatch_call(interface, method, params, results);
-        if let Some(call) = call {
-            dispatched.promise = Promise::from_future(call.watch(dispatched.promise));
-        }
-        dispatched
+        let remnant = Remnant::of(&self.connection);
+        let dispatched = self.0.dispatch_call(interface, method, params, results);
+        let promise = Promise::from_future(async move {
+            let result = match call {
+                Some(call) => call.watch(dispatched.promise).await,
+                None => dispatched.promise.await,
+            };
+            if result.is_ok() {
+                remnant.none();
+            }
+            result
+        });
+        DispatchCallResult::new(promise, dispatched.is_streaming)
     }
 
     fn as_ptr(&self) -> usize {

@@ -64,7 +64,7 @@ impl RawRpc {
 
     async fn next_reply(&mut self, question: u32) -> Reply {
         loop {
-            let Ok(bytes) = self.message().await else { return Reply::Closed };
+            let Ok(bytes) = self.receive().await else { return Reply::Closed };
             let reader = serialize::read_message_from_flat_slice(&mut &bytes[..], ReaderOptions::new());
             let reader = reader.expect("the server's messages are well formed");
             let root: message::Reader<'_> = reader.get_root().expect("they have a root");
@@ -85,7 +85,7 @@ impl RawRpc {
     }
 
     /// The next message, with its segment table.
-    async fn message(&mut self) -> io::Result<Vec<u8>> {
+    pub(crate) async fn receive(&mut self) -> io::Result<Vec<u8>> {
         let word = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize;
         let mut bytes = vec![0; 4];
         self.stream.read_exact(&mut bytes).await?;
