@@ -10,6 +10,30 @@ use support::{Background, BundleSpec, procfs, within};
 mod support;
 
 #[test]
+fn installed_as_conmonrs_it_serves_under_that_name() {
+    support::run(async {
+        let mut daemon = Background::new("run");
+        let renamed = daemon.path().join("conmonrs");
+        // By another process: a file that we have open for writing could not be executed while other tests fork.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_holdfast")).arg(&renamed).status().expect("cp runs");
+        assert!(copied.success());
+        // An engine asks first; it parses both streams together.
+        let asked = Command::new(&renamed).arg("--version-json").output().expect("it runs");
+        let version: serde_json::Value = serde_json::from_slice(&[asked.stdout, asked.stderr].concat()).expect("JSON");
+        let mut command = Command::new(&renamed);
+        command.args(daemon.command().get_args()).env("CONMON_LOG_DRIVER", "none");
+        assert!(daemon.start(&mut command).status.success());
+        let pid = daemon.pid.expect("started");
+        assert_eq!(fs::read_to_string(format!("/proc/{pid}/comm")).expect("ours"), "conmonrs\n");
+        let client = Client::connect(&daemon.runtime_dir).await.expect("it listens");
+        let serving = client.version(false).await.expect("an answer");
+        assert_eq!((serving.process_id, version["version"].as_str()), (pid, Some(&*serving.version)));
+        daemon.signal(Signal::SIGINT);
+        daemon.gone().await;
+    });
+}
+
+#[test]
 fn the_limit_of_open_files_is_raised_to_the_hard_one() {
     support::run(async {
         let mut daemon = Background::new("run");
