@@ -136,7 +136,7 @@ impl Pod {
             state: watch::Sender::new(State::Live),
         });
         let cgroups_path = bundle.cgroups_path.as_deref().unwrap_or(container.id.as_str());
-        let oom = cgroups.and_then(|cgroups| OomWatch::of(&cgroups, cgroups_path));
+        let oom = cgroups.and_then(|cgroups| OomWatch::of(&self.oom_bells, &cgroups, cgroups_path));
         reservation.fulfil(container.clone());
         tracing::info!(pid, terminal = request.spec.terminal, "container created");
         let plan = ExitPlan {

@@ -14,25 +14,39 @@ use nix::errno::Errno;
 
 use super::{SysError, fd::adopt};
 
-/// Becomes readable when one of the files is written to or removed; for `memory.events` that is when a counter changes.
+/// Becomes readable when something happens that [`watch_file`] asked to be told of.
 ///
 /// # Errors
-/// `EMFILE` when the user's instances are used up (`fs.inotify.max_user_instances`), `ENOENT` when a file is not there.
-pub(crate) fn watch_files<'a>(files: impl IntoIterator<Item = &'a Path>) -> Result<OwnedFd, SysError> {
-    let error = |errno| SysError::new("make an inotify", errno);
+/// `EMFILE` when the user's instances are used up (`fs.inotify.max_user_instances`).
+pub(crate) fn inotify() -> Result<OwnedFd, SysError> {
     // SAFETY: takes an integer and touches no memory of ours.
-    let raw = Errno::result(unsafe { libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK) }).map_err(error)?;
+    let raw = Errno::result(unsafe { libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK) });
+    let raw = raw.map_err(|errno| SysError::new("make an inotify", errno))?;
     // SAFETY: the kernel just made this descriptor for us; nobody else knows its number.
-    let inotify = unsafe { adopt(raw) };
-    for file in files {
-        let error = |errno| SysError::at("watch", file, errno);
-        let path = CString::new(file.as_os_str().as_bytes()).map_err(|_| error(Errno::EINVAL))?;
-        let events = libc::IN_MODIFY | libc::IN_DELETE_SELF;
-        // SAFETY: the path is a terminated string that outlives the call.
-        let done = unsafe { libc::inotify_add_watch(inotify.as_raw_fd(), path.as_ptr(), events) };
-        Errno::result(done).map_err(error)?;
-    }
-    Ok(inotify)
+    Ok(unsafe { adopt(raw) })
+}
+
+/// One file of an inotify.
+#[derive(Debug)]
+pub(crate) struct WatchedFile(libc::c_int);
+
+/// Tells when a file is written to or removed; for `memory.events` that is when a counter changes.
+///
+/// # Errors
+/// `ENOENT` when the file is not there, `ENOSPC` when the user's watches are used up.
+pub(crate) fn watch_file(inotify: impl AsFd, file: &Path) -> Result<WatchedFile, SysError> {
+    let error = |errno| SysError::at("watch", file, errno);
+    let path = CString::new(file.as_os_str().as_bytes()).map_err(|_| error(Errno::EINVAL))?;
+    let events = libc::IN_MODIFY | libc::IN_DELETE_SELF;
+    // SAFETY: the path is a terminated string that outlives the call.
+    let done = unsafe { libc::inotify_add_watch(inotify.as_fd().as_raw_fd(), path.as_ptr(), events) };
+    Errno::result(done).map(WatchedFile).map_err(error)
+}
+
+/// Tells no more of a file. One that was removed is none already.
+pub(crate) fn unwatch_file(inotify: impl AsFd, file: WatchedFile) {
+    // SAFETY: takes two integers and touches no memory of ours.
+    unsafe { libc::inotify_rm_watch(inotify.as_fd().as_raw_fd(), file.0) };
 }
 
 /// Becomes readable when the OOM killer is called in a memory cgroup of version 1, and when that cgroup is removed.
@@ -75,13 +89,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("memory.events");
         fs::write(&file, "oom_kill 0\n").unwrap();
-        let watch = watch_files([&*file]).unwrap();
+        let watch = inotify().unwrap();
+        let watched = watch_file(&watch, &file).unwrap();
         assert!(!drain(&watch));
         fs::write(&file, "oom_kill 1\n").unwrap();
         assert!(drain(&watch) && !drain(&watch));
+        unwatch_file(&watch, watched);
+        drain(&watch);
+        fs::write(&file, "oom_kill 2\n").unwrap();
+        assert!(!drain(&watch));
+        watch_file(&watch, &file).unwrap();
         fs::remove_file(&file).unwrap();
         assert!(drain(&watch) && !drain(&watch));
-        assert_eq!(watch_files([&*file]).unwrap_err().errno(), Errno::ENOENT);
+        assert_eq!(watch_file(&watch, &file).unwrap_err().errno(), Errno::ENOENT);
         assert_eq!(watch_oom_v1(dir.path()).unwrap_err().errno(), Errno::ENOENT);
     }
 }

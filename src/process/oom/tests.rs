@@ -7,11 +7,11 @@ use super::*;
 use crate::io::local;
 
 /// A place that looks like a host with version 2 only.
-struct Host(TempDir);
+struct Host(TempDir, Bells);
 
 impl Host {
     fn new(cgroups: &[&str]) -> Self {
-        let host = Self(tempfile::tempdir().unwrap());
+        let host = Self(tempfile::tempdir().unwrap(), Bells::default());
         fs::write(host.0.path().join("cgroup.controllers"), "memory\n").unwrap();
         for cgroup in cgroups {
             fs::create_dir_all(host.0.path().join(cgroup)).unwrap();
@@ -36,7 +36,7 @@ impl Host {
 
     fn watch(&self, cgroup: &str, cgroups_path: &str) -> OomWatch {
         let cgroups = Cgroups::from_lines(self.0.path(), &format!("7:name=x:/other\n0::/{cgroup}\n"));
-        OomWatch::of(&cgroups, cgroups_path).unwrap()
+        OomWatch::of(&self.1, &cgroups, cgroups_path).unwrap()
     }
 }
 
@@ -81,6 +81,24 @@ fn a_kill_is_remembered_when_the_cgroup_goes_and_a_removal_alone_is_none() {
 }
 
 #[test]
+fn all_containers_share_one_inotify_and_each_sees_its_own_kill() {
+    local(async {
+        let host = Host::new(&["pod/c", "pod/d"]);
+        let (one, two) = (host.watch("pod/c", "/pod/c"), host.watch("pod/d", "/pod/d"));
+        let shared = |watch: &OomWatch| std::ptr::from_ref(watch.bell.as_ref().unwrap().fd());
+        assert_eq!(shared(&one), shared(&two));
+        host.count("pod/d", 1);
+        tokio::join!(watch_until(&one, || two.killed.get()), watch_until(&two, || two.killed.get()));
+        assert!(!one.killed.get());
+        drop(two);
+        host.count("pod/c", 1);
+        watch_until(&one, || one.killed.get()).await;
+        drop(one);
+        assert!(host.1.is_idle(), "the last one closes it");
+    });
+}
+
+#[test]
 fn a_watcher_ends_with_its_cgroup() {
     local(async {
         let host = Host::new(&["pod/c"]);
@@ -91,7 +109,7 @@ fn a_watcher_ends_with_its_cgroup() {
         for _ in 0..3 {
             assert!(tokio::time::timeout(LOOKS[2] * 2, &mut watching).await.is_err());
         }
-        assert!(!notify::drain(watch.bell.as_ref().unwrap()), "nothing is left that could wake it");
+        assert!(!notify::drain(watch.bell.as_ref().unwrap().fd()), "nothing is left that could wake it");
     });
 }
 
@@ -127,10 +145,14 @@ fn the_parents_counter_is_enough_where_the_inner_cgroup_has_none() {
 
 #[test]
 fn a_cgroup_without_a_memory_controller_is_not_watched() {
-    let host = Host::new(&[]);
-    fs::create_dir(host.0.path().join("c")).unwrap();
-    assert!(OomWatch::of(&Cgroups::from_lines(host.0.path(), "0::/c\n"), "/c").is_none());
-    assert!(OomWatch::of(&Cgroups::from_lines(host.0.path(), "4:memory:/c\n0::/c\n"), "/c").is_none());
+    local(async {
+        let host = Host::new(&[]);
+        fs::create_dir(host.0.path().join("c")).unwrap();
+        for lines in ["0::/c\n", "4:memory:/c\n0::/c\n"] {
+            assert!(OomWatch::of(&host.1, &Cgroups::from_lines(host.0.path(), lines), "/c").is_none());
+        }
+        assert!(host.1.is_idle());
+    });
 }
 
 #[test]
@@ -140,7 +162,7 @@ fn a_cgroup_of_a_kernel_that_does_not_count_is_watched_by_its_notification_while
             let host = Host::new(&["c"]);
             let file = host.events("c");
             fs::write(&file, "oom_kill_disable 0\nunder_oom 0\n").unwrap();
-            let watch = OomWatch::at(file.clone(), None, notify::watch_files([&*file])).unwrap();
+            let watch = OomWatch::at(file.clone(), None, host.1.inotify([&*file])).unwrap();
             assert!(!watch.killed());
             fs::write(&file, "oom_kill_disable 0\nunder_oom 1\n").unwrap();
             if removed {
