@@ -20,12 +20,14 @@
 //! [`upgrade_head`] turns an HTTP request into a session kind, its token and an upgrade; [`remotecommand`] names the
 //! protocol versions it chose from. Then, on a WebSocket, [`ws_frame`] cuts frames, [`channel`] makes sense of their
 //! payload, and [`status`] writes the last message. [`attach_packet`] and [`fd_message`] stand alone: the other sockets of
-//! the contract. [`traceparent`] belongs to the control interface.
+//! the contract. [`traceparent`] belongs to the control interface. The other
+//! transport is [`spdy`].
 
 pub mod attach_packet;
 pub mod channel;
 pub mod fd_message;
 pub mod remotecommand;
+pub mod spdy;
 pub mod status;
 pub mod traceparent;
 pub mod upgrade_head;
