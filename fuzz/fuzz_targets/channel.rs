@@ -13,7 +13,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((&choice, mut rest)) = data.split_first() else { return };
     let version = [Version::V1, Version::V4, Version::V5][usize::from(choice) % 3];
     let requested = choice & 0x80 != 0;
-    let mut decoder = Decoder::new(Protocol { version, base64: false, name: None }, requested);
+    let mut decoder = Decoder::new(Protocol { version, base64: choice & 0x40 != 0, name: None }, requested);
     let (mut events, mut closed) = (VecDeque::new(), false);
 
     while let Some((&piece, tail)) = rest.split_first() {

@@ -10,6 +10,8 @@
 //! | 4 | resize | to the server | JSON objects `{"Width":80,"Height":24}` |
 //! | 255 | close, v5 only | to the server | one byte: the channel it ends |
 //!
+//! In the base64 protocols a message is text, and means the same.
+//!
 //! What makes no sense to this side is ignored, since other servers ignore it too and clients rely on it; only a broken
 //! close message ends the session. Stdin passes through in the pieces it comes in; a resize message is collected, up to
 //! [`MAX_RESIZE`].
@@ -19,8 +21,9 @@ use std::collections::VecDeque;
 use bytes::{Buf, Bytes};
 use serde_json::Value;
 
+use super::base64::{Base64Reader, channel_character, encode};
 use super::remotecommand::Protocol;
-use super::ws_frame::{Head, data_head};
+use super::ws_frame::{Head, data_head, text_head};
 use crate::model::{StdStream, WindowSize};
 
 /// Input of the process.
@@ -59,10 +62,14 @@ pub fn greeting_channel(stdout: bool, stderr: bool) -> u8 {
     }
 }
 
-/// What comes before the data of a message on `channel`: the frame's head and the channel byte.
+/// A message on `channel`: its head with the channel, and what follows.
 #[must_use]
-pub fn message_head(channel: u8, data_len: usize) -> Head {
-    data_head(data_len + 1).with_channel(channel)
+pub fn message(base64: bool, channel: u8, data: Bytes) -> (Head, Bytes) {
+    if base64 {
+        let text = encode(&data);
+        return (text_head(text.len() + 1).with_channel(channel_character(channel)), text);
+    }
+    (data_head(data.len() + 1).with_channel(channel), data)
 }
 
 /// What a client asks for.
@@ -80,6 +87,8 @@ pub enum ChannelEvent {
 #[derive(Debug)]
 pub struct Decoder {
     can_close: bool,
+    /// For protocols whose messages are base64.
+    base64: Option<Base64Reader>,
     /// Whether stdin is passed on: it was requested and is not closed.
     stdin: bool,
     /// Whether sizes are passed on: the channel is not closed.
@@ -105,7 +114,9 @@ impl Decoder {
     /// A decoder for a session that speaks `protocol`; `stdin` tells whether the session was requested with stdin.
     #[must_use]
     pub fn new(protocol: Protocol, stdin: bool) -> Self {
-        Self { can_close: protocol.version.can_close_stdin(), stdin, resize: true, message: Message::Start }
+        let can_close = protocol.version.can_close_stdin();
+        let base64 = protocol.base64.then(Base64Reader::default);
+        Self { can_close, base64, stdin, resize: true, message: Message::Start }
     }
 
     /// Takes a piece of a message: `first` and `last` tell whether it starts and ends it. Appends at most one event.
@@ -119,6 +130,9 @@ impl Decoder {
         mut piece: Bytes,
         events: &mut VecDeque<ChannelEvent>,
     ) -> Result<(), ChannelError> {
+        if let Some(reader) = &mut self.base64 {
+            piece = reader.take(first, last, &piece);
+        }
         if first {
             self.message = Message::Start;
         }
@@ -205,191 +219,4 @@ impl ChannelError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::proto::remotecommand::Version;
-    use crate::proto::testing::{Random, client_frame, split_invariant};
-    use crate::proto::ws_frame::{FrameReader, Inbound};
-    use bytes::BytesMut;
-
-    /// What a session sees of a client, in order; neighbouring pieces of stdin are joined.
-    #[derive(Debug, PartialEq)]
-    enum Seen {
-        Stdin(Vec<u8>),
-        StdinClosed,
-        Resize(u16, u16),
-        Ping(Vec<u8>),
-        Close(Option<u16>),
-        Error(ChannelError),
-    }
-
-    fn decoder(version: Version, stdin: bool) -> Decoder {
-        Decoder::new(Protocol { version, base64: false, name: None }, stdin)
-    }
-
-    fn feed((reader, decoder): &mut (FrameReader, Decoder), input: &mut BytesMut, seen: &mut Vec<Seen>) {
-        while let Some(inbound) = reader.next(input).expect("the frames are right") {
-            let mut events = VecDeque::new();
-            match inbound {
-                Inbound::Ping(payload) => seen.push(Seen::Ping(payload.to_vec())),
-                Inbound::Pong => {}
-                Inbound::Close(code) => seen.push(Seen::Close(code)),
-                Inbound::Data { first, last, bytes } => {
-                    if let Err(error) = decoder.handle(first, last, bytes, &mut events) {
-                        seen.push(Seen::Error(error));
-                    }
-                }
-            }
-            for event in events {
-                match (event, seen.last_mut()) {
-                    (ChannelEvent::Stdin(bytes), Some(Seen::Stdin(before))) => before.extend(bytes),
-                    (ChannelEvent::Stdin(bytes), _) => seen.push(Seen::Stdin(bytes.to_vec())),
-                    (ChannelEvent::StdinClosed, _) => seen.push(Seen::StdinClosed),
-                    (ChannelEvent::Resize(size), _) => seen.push(Seen::Resize(size.cols, size.rows)),
-                }
-            }
-        }
-    }
-
-    /// Sends frames, given as (first byte, payload), through reader and decoder at all kinds of cuts.
-    fn session(version: Version, stdin: bool, frames: &[(u8, &[u8])]) -> Vec<Seen> {
-        let bytes = frames.iter().flat_map(|(first, payload)| client_frame(*first, payload)).collect::<Vec<_>>();
-        split_invariant(&bytes, || (FrameReader::new(), decoder(version, stdin)), feed)
-    }
-
-    /// Sends whole binary messages.
-    fn messages(version: Version, stdin: bool, messages: &[&[u8]]) -> Vec<Seen> {
-        session(version, stdin, &messages.iter().map(|message| (0x82, *message)).collect::<Vec<_>>())
-    }
-
-    // Spec 2.3, the right column; items 26, 28 and 43.
-    #[test]
-    fn the_golden_client_transcript_is_understood() {
-        let seen = session(
-            Version::V5,
-            true,
-            &[
-                (0x82, b"\x00hi\n"),
-                (0x82, b"\x04{\"Width\":80,\"Height\":24}\n"),
-                (0x81, b"\x00text\xff"),
-                (0x89, b""),
-                (0x82, b"\xff\x00"),
-                (0x88, b"\x03\xe8"),
-            ],
-        );
-        let expected = [
-            Seen::Stdin(b"hi\n".into()),
-            Seen::Resize(80, 24),
-            Seen::Stdin(b"text\xff".into()),
-            Seen::Ping(vec![]),
-            Seen::StdinClosed,
-            Seen::Close(Some(1000)),
-        ];
-        assert_eq!(seen, expected);
-    }
-
-    // Spec item 29.
-    #[test]
-    fn stdin_is_closed_once_and_discarded_afterwards() {
-        let seen = messages(Version::V5, true, &[b"\xff\0", b"\xff\0", b"\0late", b"\x04{\"width\":1,\"height\":2}"]);
-        assert_eq!(seen, [Seen::StdinClosed, Seen::Resize(1, 2)]);
-    }
-
-    // Spec item 30.
-    #[test]
-    fn before_v5_a_close_message_is_ignored_however_broken() {
-        for version in [Version::V1, Version::V2, Version::V3, Version::V4] {
-            let seen = messages(version, true, &[b"\xff\0", b"\xff\xff\xff", b"\xff", b"\0on"]);
-            assert_eq!(seen, [Seen::Stdin(b"on".into())]);
-        }
-    }
-
-    // Spec item 31.
-    #[test]
-    fn what_makes_no_sense_is_ignored() {
-        let seen = messages(Version::V5, true, &[b"", b"\0", b"\x04", b"\x01out", b"\x03{}", b"\x07x", b"\0on"]);
-        assert_eq!(seen, [Seen::Stdin(b"on".into())]);
-    }
-
-    // Spec item 44 and 2.4: derived from the request alone.
-    #[test]
-    fn stdin_that_was_not_requested_is_ignored_and_never_closed() {
-        assert_eq!(messages(Version::V5, false, &[b"\0in", b"\xff\0"]), []);
-    }
-
-    // Spec item 32: STOCK takes the first byte of each fragment for a channel.
-    #[test]
-    fn the_channel_byte_holds_for_all_fragments() {
-        let frames: &[(u8, &[u8])] = &[(0x02, b""), (0x00, b"\0a"), (0x00, b"\x01b"), (0x00, b""), (0x80, b"\xff")];
-        assert_eq!(session(Version::V5, true, frames), [Seen::Stdin(b"a\x01b\xff".into())]);
-        let frames: &[(u8, &[u8])] = &[(0x01, b"\0a"), (0x89, b"ping"), (0x00, b"b"), (0x80, b"c")];
-        let expected = [Seen::Stdin(b"a".into()), Seen::Ping(b"ping".into()), Seen::Stdin(b"bc".into())];
-        assert_eq!(session(Version::V4, true, frames), expected);
-    }
-
-    #[test]
-    fn a_broken_close_message_is_an_error_from_v5_on() {
-        for (message, error) in [
-            (&b"\xff"[..], ChannelError::CloseLength),
-            (b"\xff\x00\x00", ChannelError::CloseLength),
-            (b"\xff\x05", ChannelError::UnknownChannel(5)),
-            (b"\xff\xff", ChannelError::UnknownChannel(255)),
-        ] {
-            assert_eq!(error.close_code(), 1002);
-            assert_eq!(messages(Version::V5, true, &[message]).first(), Some(&Seen::Error(error)), "{message:?}");
-        }
-    }
-
-    #[test]
-    fn only_stdin_and_resize_can_be_closed() {
-        let size = &b"\x04{\"Width\":1,\"Height\":1}"[..];
-        let seen = messages(Version::V5, true, &[b"\xff\x01", b"\xff\x02", b"\xff\x03", size, b"\xff\x04", size]);
-        assert_eq!(seen, [Seen::Resize(1, 1)]);
-    }
-
-    // Spec items 35 and 36, and 4.2.
-    #[test]
-    fn the_last_good_size_of_a_message_counts() {
-        for (json, expected) in [
-            (r#"{"Width":80,"Height":24}{"Width":100,"Height":30}"#, Some((100, 30))),
-            ("\n {\"width\" : 1,\t\"HEIGHT\" : 65535, \"x\": {}}\r\n", Some((1, 65535))),
-            (r#"{"Width":80,"Height":24}{"Width":0,"Height":30}"#, Some((80, 24))),
-            (r#"{"Width":80,"Height":24}{"Width":"#, Some((80, 24))),
-            (r#"{"Width":"80","Height":24} null [] {"Width":7,"Height":8}"#, Some((7, 8))),
-            (r#"{"Width":65536,"Height":24}"#, None),
-            (r#"{"Width":-1,"Height":24}"#, None),
-            (r#"{"Width":80}"#, None),
-            ("boom", None),
-            (&"[".repeat(MAX_RESIZE), None),
-            (&format!(r#"{}{{"Width":1,"Height":1}}"#, " ".repeat(MAX_RESIZE)), None),
-        ] {
-            let message = [b"\x04", json.as_bytes()].concat();
-            let seen = messages(Version::V4, true, &[&message, b"\x04{\"Width\":5,\"Height\":6}"]);
-            let sizes = expected.into_iter().chain([(5, 6)]).map(|(cols, rows)| Seen::Resize(cols, rows));
-            assert_eq!(seen, sizes.collect::<Vec<_>>(), "{json:?}");
-        }
-    }
-
-    // Spec item 25, and the left column of 2.3.
-    #[test]
-    fn outbound_messages_start_with_head_and_channel() {
-        assert_eq!(*message_head(greeting_channel(true, true), 0), [0x82, 0x01, 0x01]);
-        assert_eq!(*message_head(channel_of(StdStream::Stdout), 6), [0x82, 0x07, 0x01]);
-        assert_eq!(*message_head(channel_of(StdStream::Stderr), 5), [0x82, 0x06, 0x02]);
-        assert_eq!(*message_head(ERROR_CHANNEL, 20), [0x82, 0x15, 0x03]);
-        assert_eq!(*message_head(STDOUT_CHANNEL, 32 << 10), [0x82, 126, 0x80, 0x01, 0x01]);
-        assert_eq!((greeting_channel(false, true), greeting_channel(false, false)), (STDERR_CHANNEL, ERROR_CHANNEL));
-    }
-
-    // The body of the fuzz target `channel`.
-    #[test]
-    fn arbitrary_pieces_never_panic() {
-        let mut random = Random(3);
-        let (mut decoder, mut events) = (decoder(Version::V5, true), VecDeque::new());
-        for _ in 0..20_000 {
-            let flags = random.next();
-            let len = random.below(8);
-            let _ = decoder.handle(flags & 2 != 0, flags & 4 != 0, random.bytes(len).into(), &mut events);
-        }
-    }
-}
+mod tests;

@@ -21,9 +21,10 @@
 //! protocol versions it chose from. Then, on a WebSocket, [`ws_frame`] cuts frames, [`channel`] makes sense of their
 //! payload, and [`status`] writes the last message. [`attach_packet`] and [`fd_message`] stand alone: the other sockets of
 //! the contract. [`traceparent`] belongs to the control interface. The other
-//! transport is [`spdy`].
+//! transport of streams is [`spdy`].
 
 pub mod attach_packet;
+mod base64;
 pub mod channel;
 pub mod fd_message;
 pub mod remotecommand;

@@ -2,7 +2,7 @@
 //!
 //! A client lists the sub-protocols it can speak, best first; the server takes the first one it knows (streaming spec 1.7,
 //! 2.1). On a WebSocket the versions differ in two abilities only: the form of the status (text before v4, JSON from v4
-//! on) and whether the client can close stdin without closing the connection (v5).
+//! on) and whether the client can close stdin without closing the connection (v5). Over SPDY, v1 to v4 are spoken.
 
 use std::fmt;
 
@@ -38,10 +38,28 @@ impl StreamKind {
     #[must_use]
     pub fn websocket_names(self) -> &'static [&'static str] {
         match self {
-            Self::Exec | Self::Attach => {
-                &["v5.channel.k8s.io", "v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"]
-            }
+            Self::Exec | Self::Attach => &[
+                "v5.channel.k8s.io",
+                "v4.channel.k8s.io",
+                "v3.channel.k8s.io",
+                "v2.channel.k8s.io",
+                "channel.k8s.io",
+                "v4.base64.channel.k8s.io",
+                "base64.channel.k8s.io",
+            ],
             Self::PortForward => &[],
+        }
+    }
+
+    /// The sub-protocols served over SPDY for this kind, the ablest first. Over SPDY, v5 would be v4 under another name, and
+    /// no server has it (spec 1.6).
+    #[must_use]
+    pub fn spdy_names(self) -> &'static [&'static str] {
+        match self {
+            Self::Exec | Self::Attach => {
+                &["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"]
+            }
+            Self::PortForward => &["portforward.k8s.io"],
         }
     }
 }
@@ -51,9 +69,9 @@ impl StreamKind {
 pub enum Version {
     /// `channel.k8s.io`, and what is spoken when no protocol was named.
     V1,
-    /// On a WebSocket the same as v1.
+    /// On a WebSocket the same as v1; v1 over SPDY is served like this.
     V2,
-    /// On a WebSocket the same as v1.
+    /// On a WebSocket the same as v1; over SPDY a terminal has a resize stream.
     V3,
     /// The status is a JSON object and carries the exit code.
     V4,
@@ -68,6 +86,12 @@ impl Version {
         self >= Self::V4
     }
 
+    /// Whether a terminal's sizes have a stream of their own over SPDY. Before v3 there was no way to tell them (spec 5.8).
+    #[must_use]
+    pub fn has_resize_stream(self) -> bool {
+        self >= Self::V3
+    }
+
     /// Whether the client can end stdin while output goes on (spec 2.4, `FF 00`).
     #[must_use]
     pub fn can_close_stdin(self) -> bool {
@@ -80,7 +104,7 @@ impl Version {
 pub struct Protocol {
     /// The abilities.
     pub version: Version,
-    /// Whether messages are base64 text instead of binary. No name served so far asks for it.
+    /// Whether messages are base64 text instead of binary.
     pub base64: bool,
     /// The name as the client offered it and the answer must repeat it; `None` if it offered none, so none is answered.
     pub name: Option<&'static str>,
@@ -101,7 +125,8 @@ pub fn choose_websocket<'a>(
     let mut offered = Vec::new();
     for offer in offers {
         if let Some(name) = served.iter().find(|name| **name == offer) {
-            return Ok(Protocol { version: version_of(name), base64: false, name: Some(name) });
+            let base64 = name.split('.').any(|word| word == "base64");
+            return Ok(Protocol { version: version_of(name), base64, name: Some(name) });
         }
         offered.push(offer);
     }
@@ -109,6 +134,29 @@ pub fn choose_websocket<'a>(
         return Ok(Protocol { version: Version::V1, base64: false, name: None });
     }
     Err(NoCommonProtocol { offered: OfferList::new(&offered), served })
+}
+
+/// What the two ends of a SPDY connection agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpdyProtocol {
+    /// The abilities; of no meaning for a port forward.
+    pub version: Version,
+    /// The name, which the answer repeats: without it clients fall back to v1.
+    pub name: &'static str,
+}
+
+/// Chooses the sub-protocol of a SPDY connection: the first offer that is served for `kind`; the client's order decides
+/// (spec 1.6). Without any offer there is nothing to choose.
+///
+/// # Errors
+/// Nothing served was offered.
+pub fn choose_spdy(kind: StreamKind, offers: &[&str]) -> Result<SpdyProtocol, NoCommonProtocol> {
+    let served = kind.spdy_names();
+    let name = offers.iter().find_map(|offer| served.iter().find(|name| *name == offer));
+    match name {
+        Some(name) => Ok(SpdyProtocol { version: version_of(name), name }),
+        None => Err(NoCommonProtocol { offered: OfferList::new(offers), served }),
+    }
 }
 
 fn version_of(name: &str) -> Version {
@@ -167,7 +215,7 @@ mod tests {
             (&["v5.channel.k8s.io", "v4.channel.k8s.io"][..], "v5.channel.k8s.io", Version::V5),
             (&["v4.channel.k8s.io", "v5.channel.k8s.io"], "v4.channel.k8s.io", Version::V4),
             (&["v9.foo", "channel.k8s.io", "v5.channel.k8s.io"], "channel.k8s.io", Version::V1),
-            (&["v4.base64.channel.k8s.io", "v3.channel.k8s.io"], "v3.channel.k8s.io", Version::V3),
+            (&["v5.base64.channel.k8s.io", "v3.channel.k8s.io"], "v3.channel.k8s.io", Version::V3),
             (&["v2.channel.k8s.io"], "v2.channel.k8s.io", Version::V2),
         ] {
             for kind in [StreamKind::Exec, StreamKind::Attach] {
@@ -178,6 +226,30 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn base64_names_have_the_version_of_their_binary_ones() {
+        for (name, version) in [("base64.channel.k8s.io", Version::V1), ("v4.base64.channel.k8s.io", Version::V4)] {
+            let protocol = Protocol { version, base64: true, name: Some(name) };
+            assert_eq!(choose(StreamKind::Exec, &[name, "v5.channel.k8s.io"]), Ok(protocol));
+        }
+    }
+
+    // Spec item 11.
+    #[test]
+    fn over_spdy_the_order_of_the_client_decides_among_v4_to_v1() {
+        let chosen =
+            |kind, offers: &[&str]| choose_spdy(kind, offers).map(|protocol| (protocol.name, protocol.version));
+        let client_go: Vec<_> = (1..=5).rev().map(|n| format!("v{n}.channel.k8s.io")).collect();
+        let client_go: Vec<_> = client_go.iter().map(String::as_str).collect();
+        assert_eq!(chosen(StreamKind::Exec, &client_go), Ok(("v4.channel.k8s.io", Version::V4)));
+        let old_first = ["v2.channel.k8s.io", "v4.channel.k8s.io"];
+        assert_eq!(chosen(StreamKind::Attach, &old_first), Ok(("v2.channel.k8s.io", Version::V2)));
+        assert_eq!(chosen(StreamKind::Exec, &["channel.k8s.io"]), Ok(("channel.k8s.io", Version::V1)));
+        assert!(chosen(StreamKind::PortForward, &["portforward.k8s.io"]).is_ok());
+        assert!(chosen(StreamKind::PortForward, &["v4.channel.k8s.io"]).is_err());
+        assert!(chosen(StreamKind::Exec, &["v5.channel.k8s.io", "portforward.k8s.io"]).is_err());
     }
 
     // Spec item 19.
@@ -193,7 +265,8 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "unable to negotiate protocol: client supports [v9.foo V5.channel.k8s.io], server accepts \
-             [v5.channel.k8s.io v4.channel.k8s.io v3.channel.k8s.io v2.channel.k8s.io channel.k8s.io]"
+             [v5.channel.k8s.io v4.channel.k8s.io v3.channel.k8s.io v2.channel.k8s.io channel.k8s.io \
+             v4.base64.channel.k8s.io base64.channel.k8s.io]"
         );
         let error = choose(StreamKind::Exec, &[&"ä".repeat(30_000)]).unwrap_err();
         assert!(error.to_string().len() < 512);
@@ -209,6 +282,7 @@ mod tests {
     #[test]
     fn abilities_come_with_the_version() {
         let abilities = |version: Version| (version.json_status(), version.can_close_stdin());
+        assert!(!Version::V2.has_resize_stream() && Version::V3.has_resize_stream());
         for old in [Version::V1, Version::V2, Version::V3] {
             assert_eq!(abilities(old), (false, false));
         }

@@ -6,8 +6,8 @@
 //! are collected, and they wait in the caller's buffer.
 //!
 //! Text and binary are equal, and text is not checked for UTF-8: clients send any bytes as text (streaming spec 2.4).
-//! Extensions are never agreed on, so reserved bits are an error. Outbound frames are binary and whole: a head by
-//! [`data_head`], then the payload. The head codec is tungstenite's.
+//! Extensions are never agreed on, so reserved bits are an error. Outbound frames are whole: a head by
+//! [`data_head`] or [`text_head`], then the payload. The head codec is tungstenite's.
 
 use std::io::Cursor;
 use std::ops::Deref;
@@ -330,7 +330,17 @@ impl Deref for Head {
 /// The head of a whole binary message with `payload_len` bytes of payload. Servers do not mask.
 #[must_use]
 pub fn data_head(payload_len: usize) -> Head {
-    let header = FrameHeader { opcode: OpCode::Data(Data::Binary), ..FrameHeader::default() };
+    head_of(Data::Binary, payload_len)
+}
+
+/// The head of a whole text message with `payload_len` bytes of payload.
+#[must_use]
+pub fn text_head(payload_len: usize) -> Head {
+    head_of(Data::Text, payload_len)
+}
+
+fn head_of(kind: Data, payload_len: usize) -> Head {
+    let header = FrameHeader { opcode: OpCode::Data(kind), ..FrameHeader::default() };
     let mut head = Head { bytes: [0; Head::MAX_LEN], len: header.len(payload_len as u64) };
     header.format(payload_len as u64, &mut &mut head.bytes[..]).expect("a head without mask has at most 10 bytes");
     head

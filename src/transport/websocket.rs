@@ -74,7 +74,7 @@ pub(super) async fn serve(
     };
     let mut writer = Writer { protocol, out: out.clone() };
     // Tells the client that the stream is open, which a silent command would not (streaming 2.5).
-    out.push(channel::message_head(channel::greeting_channel(wants.stdout, wants.stderr), 0).to_vec(), Bytes::new());
+    out.push_message(protocol, channel::greeting_channel(wants.stdout, wants.stderr), Bytes::new());
     let work = async {
         session(&mut reader, &mut writer).await;
         reader.linger().await;
@@ -113,6 +113,11 @@ impl Out {
             self.frames.borrow_mut().push_back((head, body));
             self.work.notify_one();
         }
+    }
+
+    fn push_message(&self, protocol: Protocol, channel: u8, data: Bytes) {
+        let (head, body) = channel::message(protocol.base64, channel, data);
+        self.push(head.to_vec(), body);
     }
 
     fn close(&self, code: u16, reason: &str) {
@@ -329,14 +334,13 @@ pub(super) struct Writer {
 impl ClientWriter for Writer {
     async fn write(&mut self, chunk: Chunk) -> Result<(), Gone> {
         self.out.has_room().await?;
-        let head = channel::message_head(channel::channel_of(chunk.stream), chunk.bytes.len());
-        self.out.push(head.to_vec(), chunk.bytes);
+        self.out.push_message(self.protocol, channel::channel_of(chunk.stream), chunk.bytes);
         Ok(())
     }
 
     async fn finish(&mut self, outcome: &Outcome) -> Result<(), Gone> {
         if let Some(status) = status::encode(outcome, self.protocol.version) {
-            self.out.push(channel::message_head(ERROR_CHANNEL, status.len()).to_vec(), status);
+            self.out.push_message(self.protocol, ERROR_CHANNEL, status);
         }
         self.out.close(NORMAL, "");
         self.out.flushed().await

@@ -97,6 +97,26 @@ fn stdin_comes_in_text_or_binary_messages_whole_or_in_fragments_around_a_ping() 
     });
 }
 
+// Spec item 27.
+#[test]
+fn base64_messages_are_text_both_ways_and_so_is_the_status() {
+    with_container(async |sandbox| {
+        for (protocol, status) in [("v4.base64.channel.k8s.io", SUCCESS), ("base64.channel.k8s.io", b"")] {
+            let url = sandbox.exec_url("c", &["sh", "-c", "read line; echo $line"]).await;
+            let mut session = RawSession::open(&url, protocol).await;
+            session.send(FIN | TEXT, b"0bm90!Go=").await;
+            session.send(FIN | TEXT, b"0aGVsbG8K").await;
+            let frames = session.rest().await;
+            let text = |payload: &[u8]| Frame { opcode: TEXT, fin: true, payload: payload.into() };
+            let encoded: &[u8] = b"3eyJtZXRhZGF0YSI6e30sInN0YXR1cyI6IlN1Y2Nlc3MifQ==";
+            let mut expected = vec![text(b"1"), text(b"1aGVsbG8K")];
+            expected.extend((!status.is_empty()).then(|| text(encoded)));
+            let [messages @ .., close] = &frames[..] else { panic!("no messages") };
+            assert_eq!((messages, close.close_code()), (&expected[..], Some(1000)), "{protocol}");
+        }
+    });
+}
+
 #[test]
 fn what_makes_no_sense_is_ignored_and_a_second_end_of_stdin_too() {
     with_container(async |sandbox| {
