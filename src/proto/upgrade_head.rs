@@ -7,8 +7,11 @@
 //! Only what decides is validated: a foreign `Host`, `Origin` or forwarding header, and offered extensions, come with
 //! every proxy and change nothing (spec 1.8).
 
+mod spdy;
+
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+pub use self::spdy::{negotiate_spdy, spdy_response_headers};
 use super::remotecommand::{OfferList, Protocol, StreamKind, choose_websocket};
 
 /// What of an HTTP request decides over the upgrade.
