@@ -19,10 +19,10 @@
 use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes};
-use serde_json::Value;
 
 use super::base64::{Base64Reader, channel_character, encode};
 use super::remotecommand::Protocol;
+use super::resize::last_size;
 use super::ws_frame::{Head, data_head, text_head};
 use crate::model::{StdStream, WindowSize};
 
@@ -181,21 +181,6 @@ impl Decoder {
         }
         Ok(())
     }
-}
-
-/// The last size in a stream of JSON objects, none of whose dimensions is 0. What follows broken JSON is not looked at.
-fn last_size(json: &[u8]) -> Option<WindowSize> {
-    let objects = serde_json::Deserializer::from_slice(json).into_iter::<Value>();
-    objects.map_while(Result::ok).filter_map(|object| size(&object)).last()
-}
-
-/// Reads a size as Go does, which ignores the case of keys.
-fn size(object: &Value) -> Option<WindowSize> {
-    let dimension = |name: &str| {
-        let (_, value) = object.as_object()?.iter().find(|(key, _)| key.eq_ignore_ascii_case(name))?;
-        u16::try_from(value.as_u64()?).ok().filter(|value| *value > 0)
-    };
-    Some(WindowSize { cols: dimension("width")?, rows: dimension("height")? })
 }
 
 /// How a client broke the rules of the close channel (spec 2.4).

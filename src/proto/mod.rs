@@ -19,20 +19,31 @@
 //!
 //! [`upgrade_head`] turns an HTTP request into a session kind, its token and an upgrade; [`remotecommand`] names the
 //! protocol versions it chose from. Then, on a WebSocket, [`ws_frame`] cuts frames, [`channel`] makes sense of their
-//! payload, and [`status`] writes the last message. [`attach_packet`] and [`fd_message`] stand alone: the other sockets of
-//! the contract. [`traceparent`] belongs to the control interface. The other
-//! transport of streams is [`spdy`].
+//! payload, and [`status`] writes the last message. The other transport is [`spdy`]: there, [`stream_set`] knows the streams
+//! of an exec, and [`port_forward`] those of forwarded connections, which [`port_channels`] are on a WebSocket.
+//! [`attach_packet`] and [`fd_message`] stand alone: the other sockets of the contract. [`traceparent`] belongs to the
+//! control interface.
 
 pub mod attach_packet;
 mod base64;
 pub mod channel;
 pub mod fd_message;
+pub mod port_channels;
+pub mod port_forward;
 pub mod remotecommand;
+pub mod resize;
 pub mod spdy;
 pub mod status;
+pub mod stream_set;
 pub mod traceparent;
 pub mod upgrade_head;
 pub mod ws_frame;
 
 #[cfg(test)]
 pub(crate) mod testing;
+
+/// Where the virtual time of the tests begins.
+#[cfg(test)]
+fn epoch() -> std::time::Instant {
+    std::time::Instant::now()
+}

@@ -108,7 +108,7 @@ impl Connection {
         }
     }
 
-    /// Sends a ping, whose answer will be [`Event::Pong`] with this number.
+    /// Sends a ping, whose answer will be [`Event::Pong`](super::Event::Pong) with this number.
     ///
     /// # Errors
     /// `Blocked` while too many are not answered; `Closed` when the connection has ended.

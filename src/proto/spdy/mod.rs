@@ -45,11 +45,5 @@ pub use frame::{MAX_PIECE, StreamId, Transmit};
 pub use header::{HeaderReader, HeaderWriter, Headers};
 pub use outbox::OUT_QUEUE;
 
-/// Where the virtual time of the tests begins.
-#[cfg(test)]
-fn epoch() -> std::time::Instant {
-    std::time::Instant::now()
-}
-
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! Stories of two ends in virtual time, and transcripts at all kinds of cuts.
+//! Stories of two ends in virtual time.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use super::*;
-use crate::proto::testing::{Random, split_invariant};
+use crate::proto::epoch;
 
 const LATENCY: Duration = Duration::from_millis(10);
 
@@ -233,7 +233,7 @@ fn a_stream_that_goaway_never_saw_is_gone() {
     assert_eq!(pair.client.connection.send(id(3), Bytes::new()), Err(SendError::Closed));
 }
 
-// Spec items 69 and 76: also while a stream is blocked by its reader's account nothing is forgotten.
+// Spec item 69.
 #[test]
 fn pings_are_answered_and_ours_are_told() {
     let mut pair = Pair::with_stream("data");
@@ -378,40 +378,4 @@ fn after_an_error_the_rest_is_discarded_and_goaway_is_sent() {
     assert!(pair.server.input.is_empty() && pair.server.seen.is_empty());
 }
 
-/// Feeds a recorded direction to a connection at all kinds of cuts. What the other direction said is not fed, so streams
-/// opened here are opened first.
-fn replay(side: Side, opens: usize, bytes: &[u8]) -> Vec<Seen> {
-    let make = || {
-        let mut end = End::new(side);
-        for _ in 0..opens {
-            end.connection.open(&[], false).unwrap();
-        }
-        end
-    };
-    split_invariant(bytes, make, |end, input, seen| {
-        std::mem::swap(&mut end.input, input);
-        end.read(epoch());
-        let _ = end.written();
-        std::mem::swap(&mut end.input, input);
-        *seen = end.seen.clone();
-    })
-}
-
 mod golden;
-
-// The bodies of the fuzz targets `spdy_bytes`, `spdy_ops` and `spdy_headers` are run for a fixed count by tests/spdy.
-#[test]
-fn mutated_transcripts_never_panic() {
-    let mut random = Random(5);
-    for _ in 0..500 {
-        let mut bytes = golden::EXEC_CLIENT.to_vec();
-        for _ in 0..=random.below(3) {
-            let at = random.below(bytes.len());
-            bytes[at] = random.next().to_le_bytes()[0];
-        }
-        let mut end = End::new(Side::Server);
-        end.input.extend_from_slice(&bytes);
-        end.read(epoch());
-        let _ = end.written();
-    }
-}
