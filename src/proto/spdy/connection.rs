@@ -23,7 +23,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::backlog::Backlog;
 use super::error::{ConnectionError, StreamError};
@@ -155,18 +155,7 @@ impl Connection {
 
     fn handle(&mut self, now: Instant, frame: Frame) -> Result<Option<Event>, ConnectionError> {
         let event = match frame {
-            Frame::Data { id, fin, bytes } => {
-                // What comes for a finished or unknown stream is on its way since before its end.
-                if !self.receives(id) {
-                    return Ok(None);
-                }
-                self.finished = fin.then_some(id);
-                if bytes.is_empty() {
-                    return Ok(None);
-                }
-                self.backlog.add(now, id, bytes.len());
-                Event::Data { id, bytes }
-            }
+            Frame::Data { id, fin, bytes } => return Ok(self.handle_data(now, id, fin, bytes)),
             Frame::SynStream { id, fin, block } => {
                 let headers = self.headers_in.read(&block)?;
                 self.refusals.check(now)?;
@@ -214,6 +203,19 @@ impl Connection {
             }
         };
         Ok(Some(event))
+    }
+
+    fn handle_data(&mut self, now: Instant, id: StreamId, fin: bool, bytes: Bytes) -> Option<Event> {
+        // What comes for a finished or unknown stream is on its way since before its end.
+        if !self.receives(id) {
+            return None;
+        }
+        self.finished = fin.then_some(id);
+        if bytes.is_empty() {
+            return None;
+        }
+        self.backlog.add(now, id, bytes.len());
+        Some(Event::Data { id, bytes })
     }
 
     /// Whether the peer may open this stream now.
