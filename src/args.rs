@@ -3,7 +3,7 @@
 //! Parsing and resolving are two steps: [`Args`] is what was written, [`Config`] is what it means. Option names, short
 //! forms and environment variables are those that clients of the 1.x contract pass (control-api 2.1).
 
-use std::{ffi::OsString, io, net::IpAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsString, io, path::PathBuf, time::Duration};
 
 use self::paths::{RUNTIME_DIR_MODE, RUNTIME_ROOT_MODE, absolute, check_runtime, ensure_directory, is_blank, required};
 use crate::{
@@ -17,8 +17,10 @@ use clap::{
 
 mod paths;
 mod pause;
+mod streams;
 
 pub use pause::Pause;
+pub use streams::Streams;
 
 /// A year: no sensible limit is longer, and adding it to a clock cannot overflow.
 const MAX_SECONDS: u64 = 365 * 24 * 60 * 60;
@@ -99,11 +101,6 @@ pub struct Args {
     #[arg(default_value = "http://127.0.0.1:4317")]
     pub tracing_endpoint: String,
 
-    /// The address on which exec and attach are served; the port is chosen by the kernel
-    #[arg(long, env = "HOLDFAST_STREAM_ADDRESS", hide_env_values = true, hide_short_help = true)]
-    #[arg(value_name = "IP", default_value_t = config::STREAM_ADDRESS)]
-    pub stream_address: IpAddr,
-
     /// How long one run of the OCI runtime may take before it is killed
     #[arg(long, env = "HOLDFAST_RUNTIME_LIMIT", hide_env_values = true, hide_short_help = true)]
     #[arg(value_name = "SECONDS", default_value_t = config::RUNTIME_LIMIT.as_secs(), value_parser = seconds(1))]
@@ -125,10 +122,9 @@ pub struct Args {
     #[arg(value_name = "SECONDS", default_value_t = config::SHUTDOWN_TIMEOUT.as_secs(), value_parser = seconds(1))]
     pub shutdown_timeout: u64,
 
-    /// After how long without data an exec or attach session ends; 0 means never
-    #[arg(long, env = "HOLDFAST_IDLE_TIMEOUT", hide_env_values = true, hide_short_help = true)]
-    #[arg(value_name = "SECONDS", default_value_t = config::IDLE_TIMEOUT.as_secs(), value_parser = seconds(0))]
-    pub idle_timeout: u64,
+    /// How streams are served.
+    #[command(flatten)]
+    pub streams: Streams,
 
     /// What to do instead of serving.
     #[command(subcommand)]
@@ -195,12 +191,11 @@ impl Args {
             log_driver: self.log_driver,
             skip_fork: self.skip_fork,
             tracing: self.enable_tracing.then_some(self.tracing_endpoint),
-            stream_address: self.stream_address,
+            streams: self.streams.resolve(),
             runtime_limit: Duration::from_secs(self.runtime_limit),
             log_stall: Duration::from_secs(self.log_stall),
             stop_grace: Duration::from_secs(self.stop_grace),
             shutdown_timeout: Duration::from_secs(self.shutdown_timeout),
-            idle_timeout: Duration::from_secs(self.idle_timeout),
             ..Config::new(runtime, runtime_dir)
         })
     }
@@ -226,131 +221,14 @@ fn log_driver() -> impl TypedValueParser<Value = LogDriver> {
     PossibleValuesParser::new(LogDriver::NAMES).try_map(|name| name.parse::<LogDriver>())
 }
 
+/// At least one, and no more than descriptors could ever be for.
+fn count() -> impl TypedValueParser<Value = usize> {
+    clap::value_parser!(u32).range(1..=1_000_000).map(|number| usize::try_from(number).unwrap_or(usize::MAX))
+}
+
 fn seconds(least: u64) -> RangedU64ValueParser {
     clap::value_parser!(u64).range(least..=MAX_SECONDS)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{error::Error as _, fs, os::unix::fs::PermissionsExt as _, path::Path};
-
-    use clap::{CommandFactory as _, error::ErrorKind};
-
-    use super::*;
-
-    pub(super) fn parse(words: &[&str]) -> Result<Args, clap::Error> {
-        Args::parse_words(std::iter::once("conmonrs").chain(words.iter().copied()).map(OsString::from))
-    }
-
-    fn resolve(words: &[&str]) -> Result<Config, ConfigError> {
-        parse(words).unwrap().resolve()
-    }
-
-    #[test]
-    fn the_definitions_are_consistent() {
-        Args::command().debug_assert();
-    }
-
-    #[test]
-    fn every_form_of_the_version_options_is_taken() {
-        let cases: [(&[&str], _, _); 9] = [
-            (&["--version"], Some(Detail::Default), None),
-            (&["-v"], Some(Detail::Default), None),
-            (&["--version", "full"], Some(Detail::Full), None),
-            (&["--version=full"], Some(Detail::Full), None),
-            (&["-vfull"], Some(Detail::Full), None),
-            (&["--version-json"], None, Some(Detail::Default)),
-            (&["--vj=full"], None, Some(Detail::Full)),
-            (&["-j", "full"], None, Some(Detail::Full)),
-            (&["-v", "-jfull"], Some(Detail::Default), Some(Detail::Full)),
-        ];
-        for (words, version, json) in cases {
-            let args = parse(words).unwrap();
-            assert_eq!((args.version, args.version_json), (version, json), "{words:?}");
-        }
-        assert_eq!(parse(&["--version=short"]).unwrap_err().kind(), ErrorKind::InvalidValue);
-    }
-
-    #[test]
-    fn the_words_of_the_usual_client_are_taken() {
-        let words = "--runtime /r --runtime-dir /d --runtime-root /s --log-level debug --log-driver stdout \
-                     --enable-tracing --tracing-endpoint http://h:1";
-        let args = parse(&words.split_whitespace().collect::<Vec<_>>()).unwrap();
-        assert_eq!((args.log_level, args.log_driver), (LogLevel::Debug, LogDriver::Stdout));
-        assert_eq!((args.enable_tracing, args.tracing_endpoint.as_str()), (true, "http://h:1"));
-        let short = parse(&["-r", "/r", "-l", "off", "-d", "none", "-e", "-t", "x"]).unwrap();
-        assert_eq!((short.log_level, short.log_driver, short.skip_fork), (LogLevel::Off, LogDriver::None, false));
-    }
-
-    #[test]
-    fn an_unknown_option_is_reported_in_the_words_that_clients_match() {
-        let error = parse(&["--version-json", "--nonsense"]).unwrap_err();
-        assert!(error.to_string().contains("error: unexpected argument"), "{error}");
-        assert_eq!(error.exit_code(), 2);
-        for words in [["--log-level", "INFO"], ["--runtime-limit", "0"], ["--idle-timeout", "31536001"]] {
-            assert_eq!(parse(&words).unwrap_err().exit_code(), 2, "{words:?}");
-        }
-    }
-
-    #[test]
-    fn the_short_help_is_short_and_the_long_one_names_every_setting() {
-        let text = |word| parse(&[word]).unwrap_err().to_string();
-        let (short, long) = (text("-h"), text("--help"));
-        assert!(short.contains("Usage: holdfast [OPTIONS]") && !short.contains("--runtime-limit"), "{short}");
-        for word in ["HOLDFAST_RUNTIME_LIMIT", "--idle-timeout", "CONMON_LOG_DRIVER", "[default: 240]", "Exit codes"] {
-            assert!(long.contains(word), "{word} is missing in {long}");
-        }
-    }
-
-    #[test]
-    fn required_settings_are_asked_for_in_order_and_a_space_is_no_value() {
-        let text = |words: &[&str]| resolve(words).unwrap_err().to_string();
-        assert_eq!(text(&[]), "--runtime is not set: give it, or set CONMON_RUNTIME");
-        assert_eq!(text(&["--runtime", " ", "--runtime-dir", ""]), text(&[]));
-        assert_eq!(text(&["--runtime", "/x"]), "--runtime-dir is not set: give it, or set CONMON_RUNTIME_DIR");
-    }
-
-    #[test]
-    fn a_runtime_must_be_a_file_that_can_be_executed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name).display().to_string();
-        let error = |runtime: &str| resolve(&["-r", runtime, "--runtime-dir", &path("run")]).unwrap_err();
-        let missing = error(&path("none"));
-        assert!(missing.source().unwrap().to_string().contains("No such file"), "{missing:?}");
-        assert!(error(&path("")).to_string().contains("is not a regular file"));
-        fs::write(path("plain"), "").unwrap();
-        assert!(error(&path("plain")).source().unwrap().to_string().contains("Permission denied"));
-        assert!(!dir.path().join("run").exists(), "nothing is made before the runtime was found good");
-    }
-
-    #[test]
-    fn directories_are_made_and_what_is_no_directory_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name).display().to_string();
-        let run = |name: &str, root: &str| resolve(&["-r", "/bin/sh", "--runtime-dir", name, "--runtime-root", root]);
-        let config = run(&path("a/b"), &path("c/d")).unwrap();
-        assert!(config.runtime_dir.is_dir());
-        let root = config.runtime_root.unwrap();
-        assert_eq!(fs::metadata(root).unwrap().permissions().mode() & 0o777, RUNTIME_ROOT_MODE);
-        assert_eq!(run(&path("a"), " ").unwrap().runtime_root, None);
-        fs::write(path("file"), "").unwrap();
-        let text = |result: Result<Config, ConfigError>| result.unwrap_err().to_string();
-        assert_eq!(text(run(&path("file"), " ")), format!("--runtime-dir {} is not a directory", path("file")));
-        assert_eq!(text(run(&path("a"), &path("file"))), format!("--runtime-root {} is not a directory", path("file")));
-        assert!(text(run(&path("file/under"), " ")).ends_with("file/under cannot be created"));
-    }
-
-    #[test]
-    fn relative_paths_become_absolute_and_settings_arrive() {
-        let dir = tempfile::tempdir_in(".").unwrap();
-        let relative = Path::new(dir.path().file_name().unwrap());
-        let words = ["-r", "/bin//sh", "--stream-address", "::1", "--idle-timeout", "0", "--log-stall", "7"];
-        let mut args = parse(&words).unwrap();
-        args.runtime_dir = Some(relative.to_owned());
-        let config = args.resolve().unwrap();
-        assert_eq!(config.runtime_dir, std::env::current_dir().unwrap().join(relative));
-        assert_eq!(config.runtime, Path::new("/bin//sh"), "argv[0] stays as written");
-        assert_eq!((config.idle_timeout, config.log_stall), (Duration::ZERO, Duration::from_secs(7)));
-        assert_eq!((config.stream_address.to_string(), config.tracing), ("::1".to_owned(), None));
-    }
-}
+mod tests;

@@ -33,9 +33,17 @@ pub const STOP_GRACE: Duration = Duration::ZERO;
 /// How long a streaming session may carry no data: the kubelet's default.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(4 * 60 * 60);
 
-const SESSION_LIMIT: usize = 512;
-const PENDING_LIMIT: usize = 1000;
-const TOKEN_TTL: Duration = Duration::from_secs(60);
+/// How long a client may take to open the streams of its session: what Kubernetes gives them.
+pub const STREAM_CREATION_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a streaming request waits for its client: what Kubernetes gives them.
+pub const TOKEN_LIFETIME: Duration = Duration::from_secs(60);
+/// How many streaming requests may wait for their client: as many as in Kubernetes' own server.
+pub const PENDING_LIMIT: usize = 1000;
+/// How many connections may wait for their upgrade.
+pub const CONNECTION_LIMIT: usize = 1024;
+/// How many streaming sessions there may be.
+pub const SESSION_LIMIT: usize = 512;
+
 const DRAIN_QUIET: Duration = Duration::from_secs(1);
 const DRAIN_MAX_EXEC: Duration = Duration::from_secs(10);
 const DRAIN_MAX_CONTAINER: Duration = Duration::from_secs(2);
@@ -57,8 +65,8 @@ pub struct Config {
     pub skip_fork: bool,
     /// The OTLP endpoint, when tracing was asked for.
     pub tracing: Option<String>,
-    /// The address of the streaming server; the port is the kernel's choice.
-    pub stream_address: IpAddr,
+    /// How streams are served.
+    pub streams: StreamConfig,
     /// After this long a run of the OCI runtime is killed.
     pub runtime_limit: Duration,
     /// After this long a stalled log write no longer holds up its container.
@@ -67,14 +75,6 @@ pub struct Config {
     pub stop_grace: Duration,
     /// The total deadline of the shutdown, from the end of the grace on.
     pub shutdown_timeout: Duration,
-    /// A streaming session without data ends after this long; zero means never.
-    pub idle_timeout: Duration,
-    /// How many streaming sessions there may be at once.
-    pub session_limit: usize,
-    /// How many streaming requests may wait for their client at once.
-    pub pending_limit: usize,
-    /// How long a streaming request waits for its client.
-    pub token_ttl: Duration,
     /// After an exit, output that something still holds open is read until nothing has come for this long …
     pub drain_quiet: Duration,
     /// … or this long in all, for an exec …
@@ -95,15 +95,11 @@ impl Config {
             log_driver: LogDriver::default(),
             skip_fork: false,
             tracing: None,
-            stream_address: STREAM_ADDRESS,
+            streams: StreamConfig::default(),
             runtime_limit: RUNTIME_LIMIT,
             log_stall: LOG_STALL,
             stop_grace: STOP_GRACE,
             shutdown_timeout: SHUTDOWN_TIMEOUT,
-            idle_timeout: IDLE_TIMEOUT,
-            session_limit: SESSION_LIMIT,
-            pending_limit: PENDING_LIMIT,
-            token_ttl: TOKEN_TTL,
             drain_quiet: DRAIN_QUIET,
             drain_max_exec: DRAIN_MAX_EXEC,
             drain_max_container: DRAIN_MAX_CONTAINER,
@@ -134,6 +130,56 @@ impl Config {
     pub fn pidfile(&self) -> PathBuf {
         self.runtime_dir.join(PIDFILE)
     }
+}
+
+/// How streams are served.
+#[derive(Debug, Clone)]
+pub struct StreamConfig {
+    /// The address.
+    pub address: IpAddr,
+    /// The port; zero is the kernel's choice.
+    pub port: u16,
+    /// A session without data ends after this long; zero means never.
+    pub idle_timeout: Duration,
+    /// How long a client may take to open its streams.
+    pub creation_timeout: Duration,
+    /// How long a request waits for its client.
+    pub token_lifetime: Duration,
+    /// How many requests may wait for their client.
+    pub pending_limit: usize,
+    /// How many connections may wait for their upgrade.
+    pub connection_limit: usize,
+    /// How many sessions there may be.
+    pub session_limit: usize,
+    /// What becomes of an attach client that reads too slowly.
+    pub attach_lag: AttachLag,
+}
+
+impl Default for StreamConfig {
+    fn default() -> Self {
+        Self {
+            address: STREAM_ADDRESS,
+            port: 0,
+            idle_timeout: IDLE_TIMEOUT,
+            creation_timeout: STREAM_CREATION_TIMEOUT,
+            token_lifetime: TOKEN_LIFETIME,
+            pending_limit: PENDING_LIMIT,
+            connection_limit: CONNECTION_LIMIT,
+            session_limit: SESSION_LIMIT,
+            attach_lag: AttachLag::Cut,
+        }
+    }
+}
+
+/// What becomes of an attach client that reads too slowly. The container waits for it only where that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttachLag {
+    /// Its session ends, with the number of bytes it missed.
+    Cut,
+    /// The oldest output is left out, and it is told in that place how much.
+    Skip,
+    /// The container waits, each time no longer than this; then as [`AttachLag::Cut`].
+    Wait(Duration),
 }
 
 /// How much the daemon's own log says.

@@ -135,7 +135,7 @@ async fn serve(
     };
     let pod = Pod::new(config.clone(), runtime, blocking, counters.clone());
     pod.scope.spawn(processes.reap_orphans());
-    let sessions = SessionTable::new(config.session_limit);
+    let sessions = SessionTable::new(config.streams.session_limit);
     let streams = StreamServer::new(pod.clone(), sessions.clone());
     let attach = AttachSockets::new(pod.clone(), sessions);
     let namespaces = Namespaces::new(pod.clone());

@@ -10,8 +10,9 @@ use super::{
     pass_input,
 };
 use crate::{
+    config::AttachLag,
     container::{Container, Pod},
-    model::Outcome,
+    model::{Chunk, Outcome, StdStream},
     stdio::{Lag, Next, Stdio, Subscriber, Wants},
     telemetry::counters::Counters,
 };
@@ -58,14 +59,14 @@ pub(crate) async fn run(
         let _ = writer.finish(&gone).await;
         return;
     };
-    let output = container.stdio.subscribe(wants, Lag::Disconnect);
+    let output = container.stdio.subscribe(wants, lag(pod.config.streams.attach_lag));
     let at_stdin_end = match (container.stdin_once, container.stdio.is_terminal()) {
         (true, false) => AtStdinEnd::HalfClose,
         (false, false) => AtStdinEnd::Detach,
         // A terminal has no end of input, only a client that has stopped typing.
         (_, true) => AtStdinEnd::Ignore,
     };
-    let policy = Policy { stdin, at_stdin_end, patience: Patience::Limit(pod.config.idle_timeout) };
+    let policy = Policy { stdin, at_stdin_end, patience: Patience::Limit(pod.config.streams.idle_timeout) };
     serve(&pod.counters, &container, output, policy, reader, writer).await;
 }
 
@@ -97,6 +98,7 @@ async fn attend(
         Patience::Limit(limit) => limit,
         Patience::UntilExit => GOODBYE_LIMIT,
     });
+    let notices = Notices { counters, stderr: output.wants().stderr, terminal: stdio.is_terminal() };
     let (subscription, detached) = (output.subscription(), Cell::new(false));
     let mut input = pin!(async {
         if pass_input(reader, stdio, policy.stdin, policy.at_stdin_end, &activity).await == InputEnd::Detached {
@@ -119,7 +121,7 @@ async fn attend(
     });
     let end = tokio::select! {
         biased;
-        sent = send_output(&mut output, writer, &activity) => End::Output(sent),
+        sent = send_output(&mut output, writer, notices, &activity) => End::Output(sent),
         () = cut_and_deaf => End::Deaf,
         () = &mut input => End::Left,
         () = &mut idle => match policy.patience {
@@ -158,10 +160,38 @@ async fn attend(
     }
 }
 
+/// What an attach client's subscription does when it is full.
+pub(crate) fn lag(policy: AttachLag) -> Lag {
+    match policy {
+        AttachLag::Cut => Lag::Disconnect,
+        AttachLag::Skip => Lag::Skip,
+        AttachLag::Wait(limit) => Lag::WaitAtMost(limit),
+    }
+}
+
+/// How a client is told in band that output is missing.
+struct Notices<'a> {
+    counters: &'a Counters,
+    stderr: bool,
+    terminal: bool,
+}
+
+impl Notices<'_> {
+    /// On stderr where the client has one, so that stdout stays the container's.
+    fn skipped(&self, bytes: u64) -> Chunk {
+        self.counters.attach_cut_bytes.add(bytes);
+        let stream = if self.stderr && !self.terminal { StdStream::Stderr } else { StdStream::Stdout };
+        let end = if self.terminal { "\r\n" } else { "\n" };
+        let text = format!("{end}[holdfast: attach client too slow: {bytes} bytes left out]{end}");
+        Chunk { stream, bytes: text.into() }
+    }
+}
+
 /// The output half: returns how the session ends.
 async fn send_output(
     output: &mut Subscriber,
     writer: &mut impl ClientWriter,
+    notices: Notices<'_>,
     activity: &Activity,
 ) -> Result<Outcome, Gone> {
     loop {
@@ -169,6 +199,9 @@ async fn send_output(
             Next::Chunk(chunk) => {
                 writer.write(chunk).await?;
                 activity.touch();
+            }
+            Next::Skipped { bytes } => {
+                writer.write(notices.skipped(bytes)).await?;
             }
             // Attach carries no exit code: the container's is its exit file's.
             Next::End => return Ok(Outcome::Exited(0)),
@@ -187,11 +220,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::{
-        model::{Chunk, StdStream},
-        session::client::ClientEvent,
-        stdio::Fanout,
-    };
+    use crate::{session::client::ClientEvent, stdio::Fanout};
 
     /// Sends what it has and then nothing.
     struct Typist(VecDeque<ClientEvent>);

@@ -27,7 +27,7 @@ pub(crate) async fn run(
     writer: &mut impl ClientWriter,
 ) {
     let stdin = spec.stdin;
-    let activity = Activity::new(pod.config.idle_timeout);
+    let activity = Activity::new(pod.config.streams.idle_timeout);
     let mut exec = pod.exec(spec, None);
     let stdio = exec.stdio.clone();
     // Before anything is awaited: the process does not exist yet, so nothing can be missed.
@@ -37,7 +37,7 @@ pub(crate) async fn run(
         sent = send_output(&mut exec, &mut output, writer, &activity) => sent.is_err(),
         _ = pass_input(reader, &stdio, stdin, AtStdinEnd::HalfClose, &activity) => true,
         () = activity.idle() => {
-            tracing::info!(limit = ?pod.config.idle_timeout, "session idle for too long");
+            tracing::info!(limit = ?pod.config.streams.idle_timeout, "session idle for too long");
             let outcome = Outcome::Failed("session idle for too long".to_owned());
             let _ = tokio::time::timeout(GOODBYE_LIMIT, writer.finish(&outcome)).await;
             true

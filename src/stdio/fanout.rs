@@ -5,7 +5,10 @@ use std::{
     rc::{Rc, Weak},
 };
 
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Duration, Instant, sleep_until},
+};
 
 use crate::{
     io::queue::ByteQueue,
@@ -22,6 +25,10 @@ pub(crate) enum Lag {
     Wait,
     /// The subscriber is cut and told how much it missed: a viewer must not stop a container.
     Disconnect,
+    /// Its oldest output is dropped, and it is told how much, at the place where that is missing.
+    Skip,
+    /// The pump pauses, but each time no longer than this; then as [`Lag::Disconnect`].
+    WaitAtMost(Duration),
 }
 
 /// Which streams a subscriber wants.
@@ -44,6 +51,10 @@ impl Wants {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     Chunk(Chunk),
+    /// So many bytes are missing before the next chunk ([`Lag::Skip`]).
+    Skipped {
+        bytes: u64,
+    },
     /// Nothing more will come, and all that came was taken.
     End,
     /// It was too slow; what was queued has been taken, this many bytes were not delivered.
@@ -67,6 +78,10 @@ struct Queue {
     lag: Lag,
     bytes: RefCell<ByteQueue<StdStream>>,
     ended: Cell<bool>,
+    /// Since when it has been full without a break.
+    full_since: Cell<Option<Instant>>,
+    /// What was dropped in front of the oldest piece, in bytes.
+    skipped: Cell<u64>,
     missed: Cell<Option<u64>>,
     changed: Notify,
     /// Woken once, when the first byte is missed.
@@ -81,6 +96,8 @@ impl Fanout {
             lag,
             bytes: RefCell::new(ByteQueue::new()),
             ended: Cell::new(self.ended.get()),
+            full_since: Cell::new(None),
+            skipped: Cell::new(0),
             missed: Cell::new(None),
             changed: Notify::new(),
             cut: Notify::new(),
@@ -98,9 +115,14 @@ impl Fanout {
         });
     }
 
-    /// Whether a subscriber that must get everything has no room.
+    /// Whether a subscriber that is waited for has no room.
     pub(crate) fn blocked(&self) -> bool {
         self.subscribers.borrow().iter().filter_map(Weak::upgrade).any(|queue| queue.blocks())
+    }
+
+    /// When the first of those that are waited for has been waited for long enough.
+    fn patience_ends(&self) -> Option<Instant> {
+        self.subscribers.borrow().iter().filter_map(|queue| queue.upgrade()?.patience_ends()).min()
     }
 
     pub(crate) fn has_subscribers(&self) -> bool {
@@ -110,7 +132,16 @@ impl Fanout {
     /// Resolves when [`Fanout::blocked`] is false.
     pub(crate) async fn room(&self) {
         while self.blocked() {
-            self.room.notified().await;
+            let patience = async {
+                match self.patience_ends() {
+                    Some(end) => sleep_until(end).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.room.notified() => {}
+                () = patience => {}
+            }
         }
     }
 
@@ -133,13 +164,39 @@ impl Queue {
             self.missed.set(Some(missed + length));
             return;
         }
-        if self.lag == Lag::Disconnect && self.bytes.borrow().cost() >= SUBSCRIBER_QUEUE {
+        if self.is_full() && !self.makes_room() {
             self.missed.set(Some(length));
             self.cut.notify_one();
         } else {
             self.bytes.borrow_mut().push(chunk.stream, chunk.bytes.clone());
+            if self.is_full() && self.full_since.get().is_none() {
+                self.full_since.set(Some(Instant::now()));
+            }
         }
         self.changed.notify_one();
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes.borrow().cost() >= SUBSCRIBER_QUEUE
+    }
+
+    /// Whether one more chunk may be queued although the queue is full. Who is waited for may pass the bound by the chunk
+    /// that was on its way.
+    fn makes_room(&self) -> bool {
+        match self.lag {
+            Lag::Wait => true,
+            Lag::WaitAtMost(_) => self.patience_ends().is_some_and(|end| Instant::now() < end),
+            Lag::Disconnect => false,
+            Lag::Skip => {
+                let mut bytes = self.bytes.borrow_mut();
+                while bytes.cost() >= SUBSCRIBER_QUEUE
+                    && let Some((_, oldest)) = bytes.pop()
+                {
+                    self.skipped.set(self.skipped.get() + oldest.len() as u64);
+                }
+                true
+            }
+        }
     }
 
     fn end(&self) {
@@ -148,7 +205,26 @@ impl Queue {
     }
 
     fn blocks(&self) -> bool {
-        self.lag == Lag::Wait && self.bytes.borrow().cost() >= SUBSCRIBER_QUEUE
+        let waited_for = match self.lag {
+            Lag::Wait => true,
+            Lag::WaitAtMost(_) => self.patience_ends().is_some_and(|end| Instant::now() < end),
+            Lag::Disconnect | Lag::Skip => false,
+        };
+        waited_for && !self.ended.get() && self.missed.get().is_none() && self.is_full()
+    }
+
+    /// When it has been full for as long as it may be.
+    fn patience_ends(&self) -> Option<Instant> {
+        let Lag::WaitAtMost(limit) = self.lag else { return None };
+        self.full_since.get().map(|since| since + limit)
+    }
+
+    fn pop(&self) -> Option<(StdStream, bytes::Bytes)> {
+        let popped = self.bytes.borrow_mut().pop();
+        if !self.is_full() {
+            self.full_since.set(None);
+        }
+        popped
     }
 }
 
@@ -188,6 +264,10 @@ impl Subscription {
 }
 
 impl Subscriber {
+    pub(crate) fn wants(&self) -> Wants {
+        self.queue.wants
+    }
+
     pub(crate) fn subscription(&self) -> Subscription {
         Subscription(self.queue.clone())
     }
@@ -195,8 +275,11 @@ impl Subscriber {
     /// The next chunk. Cancel safe.
     pub(crate) async fn next(&mut self) -> Next {
         loop {
-            let popped = self.queue.bytes.borrow_mut().pop();
-            if let Some((stream, bytes)) = popped {
+            let skipped = self.queue.skipped.take();
+            if skipped > 0 {
+                return Next::Skipped { bytes: skipped };
+            }
+            if let Some((stream, bytes)) = self.queue.pop() {
                 self.fanout.room.notify_one();
                 return Next::Chunk(Chunk { stream, bytes });
             }
@@ -219,87 +302,4 @@ impl Drop for Subscriber {
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-
-    const BOTH: Wants = Wants { stdout: true, stderr: true };
-
-    fn chunk(size: usize) -> Chunk {
-        Chunk { stream: StdStream::Stdout, bytes: Bytes::from(vec![b'x'; size]) }
-    }
-
-    async fn taken(subscriber: &mut Subscriber) -> (u64, Next) {
-        let mut total = 0;
-        loop {
-            match subscriber.next().await {
-                Next::Chunk(chunk) => total += chunk.bytes.len() as u64,
-                end => return (total, end),
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn a_full_lossless_subscriber_blocks_until_it_takes_something() {
-        let fanout = Rc::new(Fanout::default());
-        let mut subscriber = fanout.subscribe(BOTH, Lag::Wait);
-        let mut sent = 0u64;
-        while !fanout.blocked() {
-            fanout.publish(&chunk(16 * 1024));
-            sent += 16 * 1024;
-        }
-        assert!(sent <= SUBSCRIBER_QUEUE as u64 + 16 * 1024);
-        subscriber.next().await;
-        subscriber.next().await;
-        fanout.room().await;
-        fanout.end();
-        assert_eq!(taken(&mut subscriber).await, (sent - 32 * 1024, Next::End));
-    }
-
-    #[tokio::test]
-    async fn a_slow_viewer_is_cut_and_told_exactly_what_it_missed() {
-        let fanout = Rc::new(Fanout::default());
-        let mut slow = fanout.subscribe(BOTH, Lag::Disconnect);
-        for _ in 0..100 {
-            fanout.publish(&chunk(16 * 1024));
-            assert!(!fanout.blocked());
-        }
-        slow.subscription().cut().await;
-        let (got, end) = taken(&mut slow).await;
-        assert_eq!(end, Next::Cut { missed: 100 * 16 * 1024 - got });
-    }
-
-    #[tokio::test]
-    async fn a_stopped_subscriber_gets_what_is_queued_and_nothing_more() {
-        let fanout = Rc::new(Fanout::default());
-        let mut leaving = fanout.subscribe(BOTH, Lag::Disconnect);
-        fanout.publish(&chunk(1000));
-        leaving.subscription().stop();
-        fanout.publish(&chunk(1000));
-        assert_eq!(taken(&mut leaving).await, (1000, Next::End));
-    }
-
-    #[tokio::test]
-    async fn a_subscriber_that_comes_after_the_end_does_not_wait_for_ever() {
-        let fanout = Rc::new(Fanout::default());
-        fanout.end();
-        let mut late = fanout.subscribe(BOTH, Lag::Disconnect);
-        assert_eq!(taken(&mut late).await, (0, Next::End));
-    }
-
-    #[tokio::test]
-    async fn leaving_unblocks_and_streams_not_wanted_are_not_queued() {
-        let fanout = Rc::new(Fanout::default());
-        let mut stderr = fanout.subscribe(Wants { stdout: false, stderr: true }, Lag::Wait);
-        let greedy = fanout.subscribe(BOTH, Lag::Wait);
-        for _ in 0..20 {
-            fanout.publish(&chunk(16 * 1024));
-        }
-        assert!(fanout.blocked());
-        drop(greedy);
-        assert!(!fanout.blocked());
-        fanout.end();
-        assert_eq!(taken(&mut stderr).await, (0, Next::End));
-    }
-}
+mod tests;

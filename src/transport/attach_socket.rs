@@ -35,7 +35,7 @@ use crate::{
         attach::{self, Patience, Policy},
         client::ClientWriter as _,
     },
-    stdio::{Lag, Wants},
+    stdio::Wants,
     sys::SysError,
 };
 
@@ -239,7 +239,8 @@ impl AttachSockets {
             return;
         }
         let guard = self.sessions.enter();
-        let output = sockets.container.stdio.subscribe(Wants { stdout: true, stderr: true }, Lag::Disconnect);
+        let lag = attach::lag(self.pod.config.streams.attach_lag);
+        let output = sockets.container.stdio.subscribe(Wants { stdout: true, stderr: true }, lag);
         let at_stdin_end = match own.stop_after_stdin_eof.get() && !terminal {
             true => AtStdinEnd::HalfClose,
             false => AtStdinEnd::Ignore,

@@ -14,7 +14,7 @@ mod websocket;
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     rc::{Rc, Weak},
     time::Duration,
 };
@@ -48,8 +48,6 @@ use crate::{
     sys::{SysError, random::random_hex, socket::tune_tcp},
 };
 
-/// Connections that have not been upgraded yet. Full: the oldest is closed, so that idle ones cannot lock users out.
-const UNUPGRADED_LIMIT: usize = 1024;
 /// The pause after accept failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -59,6 +57,7 @@ pub(crate) struct StreamServer {
     pod: Rc<Pod>,
     pending: RefCell<PendingRequests>,
     sessions: Rc<SessionTable>,
+    /// Connections that have not been upgraded yet. Full: the oldest is closed, so that idle ones cannot lock users out.
     unupgraded: RefCell<VecDeque<(u64, CancellationToken)>>,
     next_connection: Cell<u64>,
     address: Cell<Option<SocketAddr>>,
@@ -76,9 +75,13 @@ struct Claimed {
 impl StreamServer {
     /// `sessions` counts clients of all transports together.
     pub(crate) fn new(pod: Rc<Pod>, sessions: Rc<SessionTable>) -> Rc<Self> {
-        let config = &pod.config;
+        let config = &pod.config.streams;
         Rc::new(Self {
-            pending: RefCell::new(PendingRequests::new(config.pending_limit, config.token_ttl, pod.counters.clone())),
+            pending: RefCell::new(PendingRequests::new(
+                config.pending_limit,
+                config.token_lifetime,
+                pod.counters.clone(),
+            )),
             sessions,
             unupgraded: RefCell::default(),
             next_connection: Cell::new(0),
@@ -112,7 +115,7 @@ impl StreamServer {
     fn offer(self: &Rc<Self>, kind: StreamKind, request: Request) -> Result<String, SysError> {
         let address = match self.address.get() {
             Some(address) => address,
-            None => self.listen(self.pod.config.stream_address)?,
+            None => self.listen()?,
         };
         let token = Token::new(random_hex()?);
         let url = format!("http://{address}/{}/{}", kind.path_word(), token.as_str());
@@ -120,9 +123,10 @@ impl StreamServer {
         Ok(url)
     }
 
-    fn listen(self: &Rc<Self>, address: IpAddr) -> Result<SocketAddr, SysError> {
+    fn listen(self: &Rc<Self>) -> Result<SocketAddr, SysError> {
+        let config = &self.pod.config.streams;
         let fail = |e: &std::io::Error| SysError::from_io("listen for streaming clients", e);
-        let listener = std::net::TcpListener::bind((address, 0)).map_err(|e| fail(&e))?;
+        let listener = std::net::TcpListener::bind((config.address, config.port)).map_err(|e| fail(&e))?;
         listener.set_nonblocking(true).map_err(|e| fail(&e))?;
         let address = dialable(listener.local_addr().map_err(|e| fail(&e))?);
         let listener = TcpListener::from_std(listener).map_err(|e| fail(&e))?;
@@ -149,7 +153,7 @@ impl StreamServer {
     async fn expire(self: Rc<Self>) {
         loop {
             let next = self.pending.borrow().next_expiry();
-            sleep_until(next.unwrap_or_else(|| Instant::now() + self.pod.config.token_ttl)).await;
+            sleep_until(next.unwrap_or_else(|| Instant::now() + self.pod.config.streams.token_lifetime)).await;
             self.pending.borrow_mut().expire(Instant::now());
         }
     }
@@ -159,7 +163,7 @@ impl StreamServer {
         self.next_connection.set(number + 1);
         let evicted = CancellationToken::new();
         let mut waiting = self.unupgraded.borrow_mut();
-        if waiting.len() >= UNUPGRADED_LIMIT
+        if waiting.len() >= self.pod.config.streams.connection_limit
             && let Some((_, oldest)) = waiting.pop_front()
         {
             self.pod.counters.connections_closed_early.increment();

@@ -1,6 +1,6 @@
 //! streaming 4.6.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use holdfast::{client::ServeAttach, model::Outcome};
 use serde_json::json;
@@ -75,6 +75,49 @@ fn a_client_that_does_not_read_holds_up_neither_the_container_nor_the_log_and_is
         assert!(
             text.contains("too slow") && all.close_code == Some(1000) && all.stdout.starts_with(b"1\n2\n"),
             "{text}"
+        );
+    });
+}
+
+#[test]
+fn a_viewer_that_may_skip_gets_the_newest_output_and_is_told_how_much_it_missed() {
+    let skip = |command: &mut Command| _ = command.env("HOLDFAST_ATTACH_LAG", "skip");
+    support::e2e_with(skip, async |sandbox| {
+        sandbox.create("c", &BundleSpec::shell("seq 1000000 1999999; echo end")).await;
+        let session = sandbox.attach_ws(attach(false)).await;
+        sandbox.start("c");
+        assert_eq!(sandbox.wait_exit("c").await, 0);
+        let all = collect(session).await;
+        assert_eq!((&all.statuses[..], all.close_code), (&[Outcome::Exited(0)][..], Some(1000)));
+        assert!(all.stdout.starts_with(b"1000000\n1000001\n") && all.stdout.ends_with(b"1999999\nend\n"));
+        let notices = String::from_utf8(all.stderr).expect("our own text");
+        let missed: usize =
+            notices.split(" bytes left out").filter_map(|text| text.rsplit(' ').next()?.parse::<usize>().ok()).sum();
+        assert_eq!(all.stdout.len() + missed, 8_000_004, "{notices}");
+    });
+}
+
+#[test]
+fn a_viewer_that_is_waited_for_holds_up_its_container_and_is_cut_when_the_time_is_over() {
+    let wait = |command: &mut Command| _ = command.env("HOLDFAST_ATTACH_LAG", "wait:1s");
+    support::e2e_with(wait, async |sandbox| {
+        // More than the kernel holds between two sockets.
+        let script = "seq 1000000 3999999";
+        sandbox.create("reads", &BundleSpec::shell(script)).await;
+        let session = sandbox.attach_ws(ServeAttach { id: "reads".to_owned(), ..attach(false) }).await;
+        sandbox.start("reads");
+        let all = collect(session).await;
+        assert_eq!((all.stdout.len(), &all.statuses[..]), (24_000_000, &[Outcome::Exited(0)][..]));
+        sandbox.create("waits", &BundleSpec::shell(script)).await;
+        let session = sandbox.attach_ws(ServeAttach { id: "waits".to_owned(), ..attach(false) }).await;
+        sandbox.start("waits");
+        assert_eq!(sandbox.wait_exit("waits").await, 0);
+        assert_eq!(sandbox.log("waits").len(), 3_000_000);
+        let all = collect(session).await;
+        assert!(
+            matches!(&all.statuses[..], [Outcome::Failed(text)] if text.contains("too slow")),
+            "{:?}",
+            all.statuses
         );
     });
 }
