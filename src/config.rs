@@ -153,6 +153,8 @@ pub struct StreamConfig {
     pub session_limit: usize,
     /// What becomes of an attach client that reads too slowly.
     pub attach_lag: AttachLag,
+    /// What the client of a port forward is told when nobody listens on the port.
+    pub forward_refusal: ForwardRefusal,
 }
 
 impl Default for StreamConfig {
@@ -167,6 +169,7 @@ impl Default for StreamConfig {
             connection_limit: CONNECTION_LIMIT,
             session_limit: SESSION_LIMIT,
             attach_lag: AttachLag::Cut,
+            forward_refusal: ForwardRefusal::Text,
         }
     }
 }
@@ -180,6 +183,15 @@ pub enum AttachLag {
     Skip,
     /// The container waits, each time no longer than this; then as [`AttachLag::Cut`].
     Wait(Duration),
+}
+
+/// What the client of a port forward is told when nobody listens on the port (streaming 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForwardRefusal {
+    /// The reason. kubectl shows it and then ends the whole session.
+    Text,
+    /// Nothing but a reset: only that connection fails.
+    Reset,
 }
 
 /// How much the daemon's own log says.

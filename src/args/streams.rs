@@ -2,10 +2,10 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use clap::builder::TypedValueParser;
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 
 use super::{MAX_SECONDS, count, seconds};
-use crate::config::{self, AttachLag, StreamConfig};
+use crate::config::{self, AttachLag, ForwardRefusal, StreamConfig};
 
 /// How exec, attach and port forward are served.
 #[derive(Debug, clap::Args)]
@@ -59,6 +59,12 @@ pub struct Streams {
     #[arg(long, env = "HOLDFAST_ATTACH_LAG", hide_env_values = true, hide_short_help = true)]
     #[arg(value_name = "POLICY", default_value = "cut", value_parser = attach_lag())]
     pub attach_lag: AttachLag,
+
+    /// What a port forward's client is told when nobody listens on the port: the reason as "text", upon which kubectl ends
+    /// the whole session, or a "reset" of that connection alone
+    #[arg(long, env = "HOLDFAST_FORWARD_REFUSAL", hide_env_values = true, hide_short_help = true)]
+    #[arg(value_name = "HOW", default_value = "text", value_parser = forward_refusal())]
+    pub forward_refusal: ForwardRefusal,
 }
 
 impl Streams {
@@ -73,12 +79,20 @@ impl Streams {
             connection_limit: self.connection_limit,
             session_limit: self.session_limit,
             attach_lag: self.attach_lag,
+            forward_refusal: self.forward_refusal,
         }
     }
 }
 
+fn forward_refusal() -> impl TypedValueParser<Value = ForwardRefusal> {
+    PossibleValuesParser::new(["text", "reset"]).map(|name| match name.as_str() {
+        "reset" => ForwardRefusal::Reset,
+        _ => ForwardRefusal::Text,
+    })
+}
+
 fn attach_lag() -> impl TypedValueParser<Value = AttachLag> {
-    clap::builder::NonEmptyStringValueParser::new().try_map(|text| {
+    NonEmptyStringValueParser::new().try_map(|text| {
         parse_attach_lag(&text)
             .ok_or("choose cut, skip, or wait:TIME, such as wait:500ms or wait:2s, of a year at most")
     })

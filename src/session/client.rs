@@ -36,3 +36,54 @@ pub(crate) trait ClientWriter {
     /// kernel; the transport then waits for the client's own good-bye.
     async fn finish(&mut self, outcome: &Outcome) -> Result<(), Gone>;
 }
+
+/// One forwarded connection of a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct PairId(pub(crate) u64);
+
+/// Something the client of a port forward did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ForwardEvent {
+    /// It wants a connection to a port.
+    Opened { pair: PairId, port: u16 },
+    /// Bytes for the pod.
+    Data { pair: PairId, bytes: Bytes },
+    /// No more will come; bytes from the pod are still wanted.
+    HalfClosed(PairId),
+    /// It has given the connection up.
+    Reset(PairId),
+    /// It is gone, or said good-bye.
+    Gone,
+}
+
+/// How a forwarded connection ends, as its client is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum PairEnd {
+    /// As it should.
+    Done,
+    /// Broken: without a text, which would end the client's whole session (streaming 6.3).
+    Reset,
+    /// It never came about.
+    Failed(String),
+}
+
+/// The side of a port forward's client that sends.
+pub(crate) trait ForwardReader {
+    /// The next event. After [`ForwardEvent::Gone`] always that. Cancel safe.
+    async fn next(&mut self) -> ForwardEvent;
+}
+
+/// The side of a port forward's client that receives; each pair has a clone.
+pub(crate) trait ForwardWriter: Clone + 'static {
+    /// Sends bytes of the pod, waiting while the client is slow. `Gone`: the client, or just this pair of it.
+    async fn write(&self, pair: PairId, bytes: Bytes) -> Result<(), Gone>;
+
+    /// The pod sends no more.
+    fn half_close(&self, pair: PairId);
+
+    /// The pair has ended; nothing of it may be sent any more.
+    fn end(&self, pair: PairId, end: PairEnd);
+
+    /// Says good-bye. Returns when all of it has been handed to the kernel.
+    async fn finish(&self);
+}

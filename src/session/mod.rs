@@ -5,9 +5,11 @@
 
 pub(crate) mod attach;
 pub(crate) mod client;
+pub(crate) mod dial;
 pub(crate) mod exec;
 pub(crate) mod exec_sync;
 pub(crate) mod pending;
+pub(crate) mod port_forward;
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 

@@ -24,6 +24,18 @@ pub(crate) struct ReadAhead {
     used: Cell<usize>,
 }
 
+impl ReadAhead {
+    /// Whether so many bytes more can be borrowed.
+    pub(crate) fn has_room(&self, length: usize) -> bool {
+        self.used.get() + length <= READ_AHEAD_POOL
+    }
+
+    /// Changes what one queue has borrowed.
+    pub(crate) fn settle(&self, borrowed: &Cell<usize>, now: usize) {
+        self.used.set(self.used.get() - borrowed.replace(now) + now);
+    }
+}
+
 /// The stdin of one process: a bounded queue that exists before the process does.
 #[derive(Debug)]
 pub(crate) struct Stdin {
@@ -100,14 +112,13 @@ impl Stdin {
 
     fn has_room(&self, length: usize) -> bool {
         let cost = self.queue.borrow().cost();
-        cost < STDIN_QUEUE || (cost + length <= STDIN_READ_AHEAD && self.pool.used.get() + length <= READ_AHEAD_POOL)
+        cost < STDIN_QUEUE || (cost + length <= STDIN_READ_AHEAD && self.pool.has_room(length))
     }
 
     /// Settles with the pool what the queue holds beyond its own bound.
     fn account(&self) {
         let beyond = self.queue.borrow().cost().saturating_sub(STDIN_QUEUE);
-        self.pool.used.set(self.pool.used.get() - self.borrowed.get() + beyond);
-        self.borrowed.set(beyond);
+        self.pool.settle(&self.borrowed, beyond);
     }
 
     /// The next bytes to write; `None` when the process is to see the end, or is gone.

@@ -9,6 +9,7 @@ pub(crate) mod datagram;
 pub(crate) mod fd;
 pub(crate) mod fork;
 pub(crate) mod namespace;
+pub(crate) mod netns;
 pub(crate) mod notify;
 pub(crate) mod process;
 pub(crate) mod pty;
