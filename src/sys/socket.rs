@@ -257,11 +257,39 @@ pub(crate) fn tune_tcp(fd: &impl std::os::fd::AsFd) -> Result<(), SysError> {
     set().map_err(|errno| SysError::new("set up a connection", errno))
 }
 
+/// How long ago the peer's last acknowledgement came (`TCP_INFO`, tcp(7)).
+pub(crate) fn since_last_ack(fd: &impl std::os::fd::AsFd) -> Result<std::time::Duration, SysError> {
+    let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).unwrap_or(0);
+    // SAFETY: the kernel writes at most `length` bytes, which are those of `info`.
+    let done = unsafe {
+        libc::getsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(done).map_err(|errno| SysError::new("ask about a connection", errno))?;
+    // SAFETY: it was all zeroes before, and any bytes make a `tcp_info`: it has nothing but numbers.
+    let info = unsafe { info.assume_init() };
+    Ok(std::time::Duration::from_millis(u64::from(info.tcpi_last_ack_recv)))
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    #[test]
+    fn the_last_acknowledgement_of_a_new_connection_is_recent() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert!(since_last_ack(&stream).unwrap() < std::time::Duration::from_secs(60));
+        assert!(since_last_ack(&UnixStream::pair().unwrap().0).is_err());
+    }
 
     #[test]
     fn paths_longer_than_a_socket_address_work_and_have_their_mode_at_once() {

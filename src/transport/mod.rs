@@ -8,6 +8,7 @@ mod attach_socket;
 mod fd_socket;
 mod http;
 mod slots;
+mod socket;
 mod socket_file;
 mod websocket;
 
@@ -26,12 +27,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use self::http::Accepted;
 pub(crate) use self::{
     attach_socket::{AttachError, AttachSockets},
     fd_socket::{FdSocket, FdSocketError},
     slots::Slots,
 };
+use self::{http::Accepted, socket::Socket};
 use crate::{
     container::{Container, Pod},
     io::task::Scope,
@@ -210,17 +211,35 @@ impl StreamServer {
             // No upgrade is ever agreed on for it.
             Request::PortForward => return,
         };
-        match upgrade {
-            Upgrade::WebSocket { protocol, .. } => {
-                websocket::serve(stream, early, protocol, stdin, wants, async |reader, writer| match request {
-                    Request::Exec { spec, wants } => session::exec::run(&self.pod, spec, wants, reader, writer).await,
-                    Request::Attach { container, stdin, wants } => {
-                        session::attach::run(&self.pod, &container, stdin, wants, reader, writer).await;
-                    }
-                    Request::PortForward => {}
-                })
-                .await;
+        let socket = Socket::new(stream);
+        let watch = socket.clone();
+        let session = async {
+            match upgrade {
+                Upgrade::WebSocket { protocol, .. } => {
+                    websocket::serve(socket, early, protocol, stdin, wants, async |reader, writer| match request {
+                        Request::Exec { spec, wants } => {
+                            session::exec::run(&self.pod, spec, wants, reader, writer).await
+                        }
+                        Request::Attach { container, stdin, wants } => {
+                            session::attach::run(&self.pod, &container, stdin, wants, reader, writer).await;
+                        }
+                        Request::PortForward => {}
+                    })
+                    .await;
+                }
             }
+        };
+        let watched = async {
+            watch.peer_died().await;
+            tracing::info!("a client acknowledges nothing any more: its session ends");
+            watch.shut_down();
+            // Both halves see that now, and end as with any client that is gone.
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            () = session => {}
+            () = watched => {}
         }
     }
 

@@ -8,22 +8,17 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    io::{self, IoSlice},
     rc::Rc,
     time::Duration,
 };
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tokio::{
-    io::AsyncWriteExt as _,
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
     sync::Notify,
     time::{Instant, sleep, timeout},
 };
 
+use super::socket::Socket;
 use crate::{
     model::{Chunk, Outcome},
     proto::{
@@ -34,11 +29,8 @@ use crate::{
     },
     session::client::{ClientEvent, ClientReader, ClientWriter, Gone},
     stdio::Wants,
-    sys::fd::siocoutq,
 };
 
-/// One read of the socket. Allocated when something is there, so an idle client costs no buffer.
-const READ_CHUNK: usize = 16 * 1024;
 /// Frames waiting for the socket, in bytes. Full: the session waits, so that the pump does.
 const OUT_QUEUE: usize = 32 * 1024;
 /// After the last word the client has so long to say good-bye, counted from when it has acknowledged everything.
@@ -54,17 +46,16 @@ const NORMAL: u16 = 1000;
 
 /// Serves one upgraded connection: runs the session, then waits for the client's good-bye.
 pub(super) async fn serve(
-    stream: TcpStream,
+    socket: Socket,
     early: Bytes,
     protocol: Protocol,
     stdin: bool,
     wants: Wants,
     session: impl AsyncFnOnce(&mut Reader, &mut Writer),
 ) {
-    let (read_half, write_half) = stream.into_split();
     let out = Rc::new(Out::default());
     let mut reader = Reader {
-        socket: read_half,
+        socket: socket.clone(),
         buffer: BytesMut::from(&early[..]),
         frames: FrameReader::new(),
         decoder: Decoder::new(protocol, stdin),
@@ -80,7 +71,7 @@ pub(super) async fn serve(
         reader.linger().await;
     };
     let drive = async {
-        drive(&out, write_half).await;
+        drive(&out, &socket).await;
         // The session notices by itself that nothing can be sent any more.
         std::future::pending::<()>().await;
     };
@@ -167,11 +158,11 @@ impl Out {
 }
 
 /// Writes what is queued, until the socket fails.
-async fn drive(out: &Out, mut socket: OwnedWriteHalf) {
+async fn drive(out: &Out, socket: &Socket) {
     loop {
         let (head, body) = out.next().await;
         out.writing.set(true);
-        let written = write_frame(&mut socket, &head, body).await;
+        let written = socket.write(&head, body).await;
         out.writing.set(false);
         if let Err(error) = written {
             tracing::debug!(%error, "a client can no longer be written to");
@@ -186,23 +177,10 @@ async fn drive(out: &Out, mut socket: OwnedWriteHalf) {
     }
 }
 
-async fn write_frame(socket: &mut OwnedWriteHalf, head: &[u8], body: Bytes) -> io::Result<()> {
-    let mut frame = Bytes::copy_from_slice(head).chain(body);
-    while frame.has_remaining() {
-        let parts = [IoSlice::new(frame.first_ref().chunk()), IoSlice::new(frame.last_ref().chunk())];
-        let written = socket.write_vectored(&parts).await?;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        frame.advance(written);
-    }
-    Ok(())
-}
-
 /// The client's frames as events.
 #[derive(Debug)]
 pub(super) struct Reader {
-    socket: OwnedReadHalf,
+    socket: Socket,
     buffer: BytesMut,
     frames: FrameReader,
     decoder: Decoder,
@@ -261,23 +239,13 @@ impl Reader {
 
     /// Waits for bytes and reads once.
     async fn fill(&mut self) {
-        if self.socket.readable().await.is_err() {
-            self.vanished();
-            return;
-        }
-        self.buffer.reserve(READ_CHUNK);
-        match self.socket.try_read_buf(&mut self.buffer) {
+        match self.socket.fill(&mut self.buffer).await {
             Ok(0) => self.vanished(),
-            // tokio does not meter these reads: a client that never stops sending would have the thread for itself.
-            Ok(_) => tokio::task::yield_now().await,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(_) => {}
             Err(error) => {
                 tracing::debug!(%error, "a client's connection broke");
                 self.vanished();
             }
-        }
-        if self.buffer.is_empty() {
-            self.buffer = BytesMut::new();
         }
     }
 
@@ -304,7 +272,7 @@ impl Reader {
                 () = self.discard() => false,
                 () = sleep(LINGER_LOOK) => true,
             };
-            let acknowledged = pause && self.out.is_flushed() && siocoutq(self.socket.as_ref()).unwrap_or(0) == 0;
+            let acknowledged = pause && self.out.is_flushed() && self.socket.unacknowledged() == 0;
             if acknowledged && quiet_since.get_or_insert_with(Instant::now).elapsed() >= LINGER {
                 return;
             }
