@@ -156,6 +156,9 @@ pub enum ConfigError {
     /// Something else is where a directory should be.
     #[error("--{0} {path} is not a directory", path = .1.display())]
     NotDirectory(&'static str, PathBuf),
+    /// TLS was asked for. Plain HTTP instead would be worse than no service.
+    #[error("--stream-tls-cert is set, but this build has no TLS: use one with the feature \"tls\", or leave it out")]
+    NoTls,
 }
 
 impl Args {
@@ -191,7 +194,7 @@ impl Args {
             log_driver: self.log_driver,
             skip_fork: self.skip_fork,
             tracing: self.enable_tracing.then_some(self.tracing_endpoint),
-            streams: self.streams.resolve(),
+            streams: self.streams.resolve()?,
             runtime_limit: Duration::from_secs(self.runtime_limit),
             log_stall: Duration::from_secs(self.log_stall),
             stop_grace: Duration::from_secs(self.stop_grace),

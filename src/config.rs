@@ -155,6 +155,19 @@ pub struct StreamConfig {
     pub attach_lag: AttachLag,
     /// What the client of a port forward is told when nobody listens on the port.
     pub forward_refusal: ForwardRefusal,
+    /// With what TLS is served; none is plain HTTP. Only builds with the feature `tls` have it.
+    pub tls: Option<TlsFiles>,
+}
+
+/// The files of the streaming server's TLS, all in PEM form. They are read again when they change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate and what certifies it, the server's own first.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Who certifies clients; none: clients need no certificate.
+    pub client_ca: Option<PathBuf>,
 }
 
 impl Default for StreamConfig {
@@ -170,6 +183,7 @@ impl Default for StreamConfig {
             session_limit: SESSION_LIMIT,
             attach_lag: AttachLag::Cut,
             forward_refusal: ForwardRefusal::Text,
+            tls: None,
         }
     }
 }

@@ -35,7 +35,7 @@ use crate::{
         socket_file::{SocketFile, remove_stale},
     },
     telemetry::{counters::Counters, traces::Traces},
-    transport::{AttachSockets, FdSocket, StreamServer},
+    transport::{AttachSockets, FdSocket, StreamError, StreamServer},
 };
 
 // What the sub-command `pause` does instead.
@@ -85,6 +85,9 @@ pub enum StartError {
     /// The kernel refused.
     #[error(transparent)]
     Sys(#[from] SysError),
+    /// Streams cannot be served as they were asked for.
+    #[error(transparent)]
+    Streams(#[from] StreamError),
     /// It listens, but its starter cannot be told.
     #[error("{0}")]
     Ready(String),
@@ -136,7 +139,7 @@ async fn serve(
     let pod = Pod::new(config.clone(), runtime, blocking, counters.clone());
     pod.scope.spawn(processes.reap_orphans());
     let sessions = SessionTable::new(config.streams.session_limit);
-    let streams = StreamServer::new(pod.clone(), sessions.clone());
+    let streams = StreamServer::new(pod.clone(), sessions.clone())?;
     let attach = AttachSockets::new(pod.clone(), sessions);
     let namespaces = Namespaces::new(pod.clone());
     let fds = FdSocket::new(pod.clone());

@@ -1,11 +1,11 @@
 //! Options of the streaming server. All are ours: they take environment variables because CRI-O passes fixed flags.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 
-use super::{MAX_SECONDS, count, seconds};
-use crate::config::{self, AttachLag, ForwardRefusal, StreamConfig};
+use super::{ConfigError, MAX_SECONDS, absolute, count, seconds};
+use crate::config::{self, AttachLag, ForwardRefusal, StreamConfig, TlsFiles};
 
 /// How exec, attach and port forward are served.
 #[derive(Debug, clap::Args)]
@@ -65,11 +65,35 @@ pub struct Streams {
     #[arg(long, env = "HOLDFAST_FORWARD_REFUSAL", hide_env_values = true, hide_short_help = true)]
     #[arg(value_name = "HOW", default_value = "text", value_parser = forward_refusal())]
     pub forward_refusal: ForwardRefusal,
+
+    /// The certificate chain for TLS, in PEM form; without it streams are plain HTTP (needs a build with TLS)
+    #[arg(long, env = "HOLDFAST_STREAM_TLS_CERT", hide_env_values = true, hide_short_help = true)]
+    #[arg(value_name = "FILE", requires = "stream_tls_key")]
+    pub stream_tls_cert: Option<PathBuf>,
+
+    /// The private key of --stream-tls-cert, in PEM form
+    #[arg(long, env = "HOLDFAST_STREAM_TLS_KEY", hide_env_values = true, hide_short_help = true)]
+    #[arg(value_name = "FILE", requires = "stream_tls_cert")]
+    pub stream_tls_key: Option<PathBuf>,
+
+    /// The authorities one of which must have signed a client's certificate, in PEM form
+    #[arg(long, env = "HOLDFAST_STREAM_TLS_CLIENT_CA", hide_env_values = true, hide_short_help = true)]
+    #[arg(value_name = "FILE", requires = "stream_tls_cert")]
+    pub stream_tls_client_ca: Option<PathBuf>,
 }
 
 impl Streams {
-    pub(super) fn resolve(self) -> StreamConfig {
-        StreamConfig {
+    pub(super) fn resolve(self) -> Result<StreamConfig, ConfigError> {
+        let tls = match (self.stream_tls_cert, self.stream_tls_key) {
+            (Some(_), Some(_)) if !cfg!(feature = "tls") => return Err(ConfigError::NoTls),
+            (Some(certificate), Some(key)) => Some(TlsFiles {
+                certificate: absolute("stream-tls-cert", certificate)?,
+                key: absolute("stream-tls-key", key)?,
+                client_ca: self.stream_tls_client_ca.map(|path| absolute("stream-tls-client-ca", path)).transpose()?,
+            }),
+            _ => None,
+        };
+        Ok(StreamConfig {
             address: self.stream_address,
             port: self.stream_port,
             idle_timeout: Duration::from_secs(self.idle_timeout),
@@ -80,7 +104,8 @@ impl Streams {
             session_limit: self.session_limit,
             attach_lag: self.attach_lag,
             forward_refusal: self.forward_refusal,
-        }
+            tls,
+        })
     }
 }
 

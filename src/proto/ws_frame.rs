@@ -59,6 +59,8 @@ pub struct FrameReader {
     state: State,
     /// The message a frame of which has come, unless its last frame is complete.
     message: Option<Message>,
+    /// Text is refused.
+    binary: bool,
 }
 
 #[derive(Debug, Default)]
@@ -90,6 +92,12 @@ impl FrameReader {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same for a protocol that has no text messages.
+    #[must_use]
+    pub fn binary() -> Self {
+        Self { binary: true, ..Self::default() }
     }
 
     /// Takes the next event from the front of `input`; `None` needs more input.
@@ -156,6 +164,9 @@ impl FrameReader {
 
     /// Checks that a data frame may come now and returns its length.
     fn admit(&mut self, kind: Data, length: u64) -> Result<usize, FrameError> {
+        if self.binary && kind == Data::Text {
+            return Err(FrameError::Text);
+        }
         let message = match (kind, &mut self.message) {
             (Data::Continue, Some(message)) => message,
             (Data::Continue, None) => return Err(FrameError::StrayContinuation),
@@ -284,6 +295,9 @@ pub enum FrameError {
     /// A code that must not be sent (section 7.4).
     #[error("close frame with the invalid code {0}")]
     CloseCode(u16),
+    /// This protocol is binary.
+    #[error("text message in a binary protocol")]
+    Text,
     /// More than [`MAX_MESSAGE`].
     #[error("message larger than 32 MiB")]
     TooLarge,
@@ -295,6 +309,7 @@ impl FrameError {
     pub fn close_code(&self) -> u16 {
         match self {
             Self::TooLarge => CloseCode::Size.into(),
+            Self::Text => CloseCode::Unsupported.into(),
             _ => CloseCode::Protocol.into(),
         }
     }

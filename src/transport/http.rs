@@ -12,9 +12,9 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 
-use super::{Claimed, StreamServer};
+use super::{Claimed, StreamServer, stream::Stream};
 use crate::proto::upgrade_head::{Refusal, RequestHead, Upgrade, negotiate, route};
 
 /// The largest request head. Larger: 431.
@@ -25,18 +25,20 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// An upgraded connection: the socket, what was read behind the head, and what was agreed.
 #[derive(Debug)]
 pub(super) struct Accepted {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Stream,
     pub(super) early: Bytes,
     pub(super) upgrade: Upgrade,
     pub(super) claimed: Claimed,
 }
 
 /// Answers requests until one is upgraded; `None` when the connection ended without.
-pub(super) async fn serve(stream: TcpStream, server: &StreamServer) -> Option<Accepted> {
-    // A client that says nothing costs no parser.
-    match timeout(HEAD_TIMEOUT, stream.peek(&mut [0])).await {
-        Ok(Ok(count)) if count > 0 => {}
-        _ => return None,
+pub(super) async fn serve(stream: Stream, server: &StreamServer) -> Option<Accepted> {
+    // A client that says nothing costs no parser. Behind TLS it has said something, which may be decrypted already.
+    if let Stream::Plain(tcp) = &stream {
+        match timeout(HEAD_TIMEOUT, tcp.peek(&mut [0])).await {
+            Ok(Ok(count)) if count > 0 => {}
+            _ => return None,
+        }
     }
     let agreed = RefCell::new(None);
     let service = service_fn(async |request: Request<Incoming>| {

@@ -7,9 +7,13 @@ mod attach_client;
 mod attach_socket;
 mod fd_socket;
 mod http;
+mod linger;
 mod slots;
 mod socket;
 mod socket_file;
+mod stream;
+#[cfg(feature = "tls")]
+mod tls;
 mod websocket;
 
 use std::{
@@ -32,7 +36,7 @@ pub(crate) use self::{
     fd_socket::{FdSocket, FdSocketError},
     slots::Slots,
 };
-use self::{http::Accepted, socket::Socket};
+use self::{http::Accepted, socket::Socket, stream::Stream};
 use crate::{
     container::{Container, Pod},
     io::task::Scope,
@@ -49,8 +53,24 @@ use crate::{
     sys::{SysError, random::random_hex, socket::tune_tcp},
 };
 
+/// How long a TLS handshake may take.
+#[cfg(feature = "tls")]
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// The pause after accept failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why there can be no streaming server.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// TLS was asked for and cannot be had.
+    #[cfg(feature = "tls")]
+    #[error("TLS for streams cannot be served")]
+    Tls(
+        #[from]
+        #[source]
+        tls::TlsError,
+    ),
+}
 
 /// Serves the streaming URLs of the pod.
 #[derive(Debug)]
@@ -62,6 +82,8 @@ pub(crate) struct StreamServer {
     unupgraded: RefCell<VecDeque<(u64, CancellationToken)>>,
     next_connection: Cell<u64>,
     address: Cell<Option<SocketAddr>>,
+    #[cfg(feature = "tls")]
+    tls: Option<tls::Tls>,
     accepting: Scope,
     scope: Scope,
 }
@@ -74,10 +96,15 @@ struct Claimed {
 }
 
 impl StreamServer {
-    /// `sessions` counts clients of all transports together.
-    pub(crate) fn new(pod: Rc<Pod>, sessions: Rc<SessionTable>) -> Rc<Self> {
+    /// A server that does not listen yet. `sessions` counts clients of all transports together.
+    ///
+    /// # Errors
+    /// TLS was asked for and cannot be had.
+    pub(crate) fn new(pod: Rc<Pod>, sessions: Rc<SessionTable>) -> Result<Rc<Self>, StreamError> {
         let config = &pod.config.streams;
-        Rc::new(Self {
+        Ok(Rc::new(Self {
+            #[cfg(feature = "tls")]
+            tls: config.tls.as_ref().map(|files| tls::Tls::new(files, pod.blocking.clone())).transpose()?,
             pending: RefCell::new(PendingRequests::new(
                 config.pending_limit,
                 config.token_lifetime,
@@ -90,7 +117,7 @@ impl StreamServer {
             accepting: pod.scope.child(),
             scope: pod.scope.child(),
             pod,
-        })
+        }))
     }
 
     /// The URL at which one client can run the command. Nothing runs before it comes.
@@ -119,7 +146,8 @@ impl StreamServer {
             None => self.listen()?,
         };
         let token = Token::new(random_hex()?);
-        let url = format!("http://{address}/{}/{}", kind.path_word(), token.as_str());
+        let scheme = if self.pod.config.streams.tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{address}/{}/{}", kind.path_word(), token.as_str());
         self.pending.borrow_mut().insert(Instant::now(), token, request);
         Ok(url)
     }
@@ -179,7 +207,7 @@ impl StreamServer {
         let task = async move {
             let accepted = tokio::select! {
                 () = evicted.cancelled() => None,
-                accepted = http::serve(stream, &server) => accepted,
+                accepted = server.accept_request(stream) => accepted,
             };
             drop(place);
             if let Some(accepted) = accepted {
@@ -187,6 +215,22 @@ impl StreamServer {
             }
         };
         self.scope.spawn(task.instrument(span));
+    }
+
+    async fn accept_request(&self, stream: TcpStream) -> Option<Accepted> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            let stream = match tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "the TLS handshake of a streaming client failed");
+                    return None;
+                }
+                Err(_) => return None,
+            };
+            return http::serve(Stream::Tls(Box::new(stream)), self).await;
+        }
+        http::serve(Stream::Plain(stream), self).await
     }
 
     /// Takes the request behind a token. At the session limit the token stays good.
@@ -202,7 +246,7 @@ impl StreamServer {
     async fn serve(&self, accepted: Accepted) {
         let Accepted { stream, early, upgrade, claimed } = accepted;
         let Claimed { request, guard: _guard } = claimed;
-        if let Err(error) = tune_tcp(&stream) {
+        if let Err(error) = tune_tcp(stream.tcp()) {
             tracing::debug!(%error, "keep-alive could not be set");
         }
         let (stdin, wants) = match &request {
@@ -212,7 +256,7 @@ impl StreamServer {
             Request::PortForward => return,
         };
         let socket = Socket::new(stream);
-        let watch = socket.clone();
+        let (watch, closing) = (socket.clone(), socket.clone());
         let session = async {
             match upgrade {
                 Upgrade::WebSocket { protocol, .. } => {
@@ -241,6 +285,7 @@ impl StreamServer {
             () = session => {}
             () = watched => {}
         }
+        closing.close().await;
     }
 
     /// No new connection and no waiting request from now on; sessions go on.

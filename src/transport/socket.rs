@@ -1,5 +1,7 @@
 //! One client's connection as both halves of its session use it.
 
+#[cfg(feature = "tls")]
+use std::cell::RefCell;
 use std::{
     io::{self, IoSlice},
     os::fd::AsRawFd as _,
@@ -7,13 +9,14 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut, buf::Chain};
 use nix::sys::socket::{Shutdown, shutdown};
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep},
 };
 
+use super::stream::Stream;
 use crate::sys::{fd::siocoutq, socket::since_last_ack};
 
 /// One read. Allocated when something is there, so an idle client costs no buffer.
@@ -23,63 +26,80 @@ const READ_CHUNK: usize = 16 * 1024;
 const DEAD_AFTER: Duration = Duration::from_secs(150);
 /// How often that is looked at.
 const LOOK: Duration = Duration::from_secs(10);
+/// How long TLS may take to say good-bye.
+#[cfg(feature = "tls")]
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// A connection that one task reads while another part of it writes.
+/// A connection that one part of a task reads while another writes.
 #[derive(Debug, Clone)]
-pub(super) struct Socket(Rc<TcpStream>);
+pub(super) struct Socket(Rc<Inner>);
+
+#[derive(Debug)]
+enum Inner {
+    Plain(TcpStream),
+    /// Borrowed for one poll at a time.
+    #[cfg(feature = "tls")]
+    Tls(RefCell<Stream>),
+}
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream) -> Self {
-        Self(Rc::new(stream))
+    pub(super) fn new(stream: Stream) -> Self {
+        Self(Rc::new(match stream {
+            Stream::Plain(stream) => Inner::Plain(stream),
+            #[cfg(feature = "tls")]
+            tls @ Stream::Tls(_) => Inner::Tls(RefCell::new(tls)),
+        }))
     }
 
     /// Waits for bytes and appends them; 0 is the peer's end. Cancel safe.
     pub(super) async fn fill(&self, buffer: &mut BytesMut) -> io::Result<usize> {
-        loop {
-            self.0.readable().await?;
-            buffer.reserve(READ_CHUNK);
-            let read = self.0.try_read_buf(buffer);
-            if buffer.is_empty() {
-                *buffer = BytesMut::new();
-            }
-            match read {
-                Ok(count) => {
-                    // tokio does not meter these reads: a peer that never stops sending would have the thread for itself.
-                    tokio::task::yield_now().await;
-                    return Ok(count);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let read = match &*self.0 {
+            Inner::Plain(stream) => fill_plain(stream, buffer).await,
+            #[cfg(feature = "tls")]
+            Inner::Tls(stream) => tls::fill(stream, buffer).await,
+        };
+        // tokio does not meter these reads: a peer that never stops sending would have the thread for itself.
+        tokio::task::yield_now().await;
+        read
     }
 
     /// Writes both parts, with one system call where the kernel takes them. Not cancel safe.
     pub(super) async fn write(&self, head: &[u8], body: Bytes) -> io::Result<()> {
-        let mut frame = Bytes::copy_from_slice(head).chain(body);
-        while frame.has_remaining() {
-            let parts = [IoSlice::new(frame.first_ref().chunk()), IoSlice::new(frame.last_ref().chunk())];
-            self.0.writable().await?;
-            match self.0.try_write_vectored(&parts) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => frame.advance(written),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
+        let frame = Bytes::copy_from_slice(head).chain(body);
+        match &*self.0 {
+            Inner::Plain(stream) => write_plain(stream, frame).await?,
+            #[cfg(feature = "tls")]
+            Inner::Tls(stream) => tls::write(stream, frame).await?,
         }
         // As above: a peer that reads as fast as we write.
         tokio::task::yield_now().await;
         Ok(())
     }
 
+    fn with_tcp<T>(&self, work: impl FnOnce(&TcpStream) -> T) -> T {
+        match &*self.0 {
+            Inner::Plain(stream) => work(stream),
+            #[cfg(feature = "tls")]
+            Inner::Tls(stream) => work(stream.borrow().tcp()),
+        }
+    }
+
     /// How many bytes the peer's kernel has not acknowledged.
     pub(super) fn unacknowledged(&self) -> usize {
-        siocoutq(&*self.0).unwrap_or(0)
+        self.with_tcp(|tcp| siocoutq(tcp)).unwrap_or(0)
+    }
+
+    /// The session is over. TLS says so, or its client would take the end for an attack; TCP needs no word.
+    pub(super) async fn close(&self) {
+        #[cfg(feature = "tls")]
+        if let Inner::Tls(stream) = &*self.0 {
+            let _ = tokio::time::timeout(CLOSE_LIMIT, tls::close(stream)).await;
+        }
     }
 
     /// Ends the connection at once, both ways: reading sees the end, writing fails.
     pub(super) fn shut_down(&self) {
-        let _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
+        let _ = self.with_tcp(|tcp| shutdown(tcp.as_raw_fd(), Shutdown::Both));
     }
 
     /// Resolves when the peer acknowledges nothing any more. While data is on its way the keep-alive of TCP is silent, and
@@ -94,10 +114,82 @@ impl Socket {
             }
             // The last acknowledgement may be older than what now waits for one.
             let waited = waiting_since.get_or_insert_with(Instant::now).elapsed();
-            let silent = since_last_ack(&*self.0).unwrap_or(Duration::ZERO);
+            let silent = self.with_tcp(|tcp| since_last_ack(tcp)).unwrap_or(Duration::ZERO);
             if waited.min(silent) >= DEAD_AFTER {
                 return;
             }
         }
+    }
+}
+
+async fn fill_plain(stream: &TcpStream, buffer: &mut BytesMut) -> io::Result<usize> {
+    loop {
+        stream.readable().await?;
+        buffer.reserve(READ_CHUNK);
+        let read = stream.try_read_buf(buffer);
+        if buffer.is_empty() {
+            *buffer = BytesMut::new();
+        }
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => return read,
+        }
+    }
+}
+
+async fn write_plain(stream: &TcpStream, mut frame: Chain<Bytes, Bytes>) -> io::Result<()> {
+    while frame.has_remaining() {
+        let parts = [IoSlice::new(frame.first_ref().chunk()), IoSlice::new(frame.last_ref().chunk())];
+        match stream.try_write_vectored(&parts) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => frame.advance(written),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// A TLS connection keeps what it has decrypted, so readiness of the socket says nothing: it is asked by polling. Both
+/// parts of the task poll with the same waker, so none can take the other's wake-up.
+#[cfg(feature = "tls")]
+mod tls {
+    use std::{
+        future::poll_fn,
+        mem::MaybeUninit,
+        pin::Pin,
+        task::{Poll, ready},
+    };
+
+    use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+
+    use super::*;
+
+    pub(super) async fn fill(stream: &RefCell<Stream>, buffer: &mut BytesMut) -> io::Result<usize> {
+        poll_fn(|context| {
+            // On the stack for the time of one poll, so that an idle client costs no buffer here either.
+            let mut space = [MaybeUninit::uninit(); READ_CHUNK];
+            let mut read = ReadBuf::uninit(&mut space);
+            ready!(Pin::new(&mut *stream.borrow_mut()).poll_read(context, &mut read))?;
+            buffer.extend_from_slice(read.filled());
+            Poll::Ready(Ok(read.filled().len()))
+        })
+        .await
+    }
+
+    pub(super) async fn close(stream: &RefCell<Stream>) -> io::Result<()> {
+        poll_fn(|context| Pin::new(&mut *stream.borrow_mut()).poll_shutdown(context)).await
+    }
+
+    pub(super) async fn write(stream: &RefCell<Stream>, mut frame: Chain<Bytes, Bytes>) -> io::Result<()> {
+        while frame.has_remaining() {
+            let wrote =
+                poll_fn(|context| Pin::new(&mut *stream.borrow_mut()).poll_write(context, frame.chunk())).await?;
+            match wrote {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => frame.advance(written),
+            }
+        }
+        poll_fn(|context| Pin::new(&mut *stream.borrow_mut()).poll_flush(context)).await
     }
 }

@@ -13,12 +13,9 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use tokio::{
-    sync::Notify,
-    time::{Instant, sleep, timeout},
-};
+use tokio::{sync::Notify, time::timeout};
 
-use super::socket::Socket;
+use super::{linger::linger, socket::Socket};
 use crate::{
     model::{Chunk, Outcome},
     proto::{
@@ -33,16 +30,10 @@ use crate::{
 
 /// Frames waiting for the socket, in bytes. Full: the session waits, so that the pump does.
 const OUT_QUEUE: usize = 32 * 1024;
-/// After the last word the client has so long to say good-bye, counted from when it has acknowledged everything.
-const LINGER: Duration = Duration::from_secs(30);
-/// And so long in all: it may be reading a lot, slowly.
-const LINGER_MAX: Duration = Duration::from_secs(15 * 60);
-/// How often the acknowledgements are looked at meanwhile.
-const LINGER_LOOK: Duration = Duration::from_secs(1);
 /// How long an answer to the client's own Close may take to be sent.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
-const NORMAL: u16 = 1000;
+pub(super) const NORMAL: u16 = 1000;
 
 /// Serves one upgraded connection: runs the session, then waits for the client's good-bye.
 pub(super) async fn serve(
@@ -84,7 +75,7 @@ pub(super) async fn serve(
 
 /// What waits to be written.
 #[derive(Debug, Default)]
-struct Out {
+pub(super) struct Out {
     frames: RefCell<VecDeque<(Vec<u8>, Bytes)>>,
     bytes: Cell<usize>,
     /// The latest ping's answer: more than one waiting would only say the same later.
@@ -98,7 +89,7 @@ struct Out {
 
 impl Out {
     /// Queues a frame; nothing goes out behind a Close.
-    fn push(&self, head: Vec<u8>, body: Bytes) {
+    pub(super) fn push(&self, head: Vec<u8>, body: Bytes) {
         if !self.dead.get() && !self.close_sent.get() {
             self.bytes.set(self.bytes.get() + head.len() + body.len());
             self.frames.borrow_mut().push_back((head, body));
@@ -111,30 +102,30 @@ impl Out {
         self.push(head.to_vec(), body);
     }
 
-    fn close(&self, code: u16, reason: &str) {
+    pub(super) fn close(&self, code: u16, reason: &str) {
         self.push(Vec::new(), ws_frame::close(code, reason));
         self.close_sent.set(true);
     }
 
-    fn pong(&self, payload: &Bytes) {
+    pub(super) fn pong(&self, payload: &Bytes) {
         if !self.close_sent.get() {
             *self.pong.borrow_mut() = Some(ws_frame::control(ControlOpcode::Pong, payload));
             self.work.notify_one();
         }
     }
 
-    fn is_flushed(&self) -> bool {
+    pub(super) fn is_flushed(&self) -> bool {
         self.bytes.get() == 0 && !self.writing.get()
     }
 
-    async fn has_room(&self) -> Result<(), Gone> {
+    pub(super) async fn has_room(&self) -> Result<(), Gone> {
         while self.bytes.get() >= OUT_QUEUE && !self.dead.get() {
             self.room.notified().await;
         }
         if self.dead.get() { Err(Gone) } else { Ok(()) }
     }
 
-    async fn flushed(&self) -> Result<(), Gone> {
+    pub(super) async fn flushed(&self) -> Result<(), Gone> {
         while !self.is_flushed() && !self.dead.get() {
             self.room.notified().await;
         }
@@ -158,7 +149,7 @@ impl Out {
 }
 
 /// Writes what is queued, until the socket fails.
-async fn drive(out: &Out, socket: &Socket) {
+pub(super) async fn drive(out: &Out, socket: &Socket) {
     loop {
         let (head, body) = out.next().await;
         out.writing.set(true);
@@ -254,8 +245,7 @@ impl Reader {
         self.out.close_sent.set(true);
     }
 
-    /// After the session: sends what is queued, then reads and discards until the client's Close, end or reset, within
-    /// limits. A socket closed with unread input would make the kernel throw away output the client has not read yet.
+    /// After the session: sends what is queued, then waits for the client's Close, end or reset.
     async fn linger(&mut self) {
         if self.gone {
             let _ = timeout(CLOSE_LIMIT, self.out.flushed()).await;
@@ -265,18 +255,8 @@ impl Reader {
             // The session gave its client up: there is no good-bye to wait for.
             return;
         }
-        let start = Instant::now();
-        let mut quiet_since = None;
-        while !self.gone && start.elapsed() < LINGER_MAX {
-            let pause = tokio::select! {
-                () = self.discard() => false,
-                () = sleep(LINGER_LOOK) => true,
-            };
-            let acknowledged = pause && self.out.is_flushed() && self.socket.unacknowledged() == 0;
-            if acknowledged && quiet_since.get_or_insert_with(Instant::now).elapsed() >= LINGER {
-                return;
-            }
-        }
+        let (socket, out) = (self.socket.clone(), self.out.clone());
+        linger(&socket, || out.is_flushed(), self.discard()).await;
         let _ = timeout(CLOSE_LIMIT, self.out.flushed()).await;
     }
 
