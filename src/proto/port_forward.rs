@@ -117,6 +117,12 @@ impl Pairs {
         self.open.get(self.keys.get(&id)?).copied()
     }
 
+    /// Whether a stream waits for its partner.
+    #[must_use]
+    pub fn is_waiting(&self, id: StreamId) -> bool {
+        self.keys.get(&id).is_some_and(|key| self.incomplete.contains_key(key))
+    }
+
     /// Forgets the pair of a stream, complete or not: its connection is over, or the stream was reset. The request id may
     /// be used again.
     pub fn remove(&mut self, id: StreamId) {

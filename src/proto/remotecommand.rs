@@ -6,6 +6,9 @@
 
 use std::fmt;
 
+/// SPDY in the messages of a WebSocket (spec 6.6).
+pub const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
+
 /// What a streaming session does. Each kind has its own route, and a token is good for one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StreamKind {
@@ -47,7 +50,7 @@ impl StreamKind {
                 "v4.base64.channel.k8s.io",
                 "base64.channel.k8s.io",
             ],
-            Self::PortForward => &[],
+            Self::PortForward => &[TUNNEL, "v4.channel.k8s.io", "v4.base64.channel.k8s.io"],
         }
     }
 
@@ -108,6 +111,14 @@ pub struct Protocol {
     pub base64: bool,
     /// The name as the client offered it and the answer must repeat it; `None` if it offered none, so none is answered.
     pub name: Option<&'static str>,
+}
+
+impl Protocol {
+    /// Whether messages carry SPDY instead of channels.
+    #[must_use]
+    pub fn is_tunnel(&self) -> bool {
+        self.name == Some(TUNNEL)
+    }
 }
 
 /// Chooses the sub-protocol of a WebSocket: the first offer that is served for `kind` (spec 1.7). The client's order

@@ -11,8 +11,8 @@ mod spdy;
 
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-pub use self::spdy::{negotiate_spdy, spdy_response_headers};
-use super::remotecommand::{OfferList, Protocol, StreamKind, choose_websocket};
+use self::spdy::{negotiate_spdy, spdy_response_headers};
+use super::remotecommand::{Protocol, SpdyProtocol, StreamKind, choose_websocket};
 
 /// What of an HTTP request decides over the upgrade.
 #[derive(Debug, Clone, Copy)]
@@ -87,6 +87,8 @@ pub enum Upgrade {
         /// What is spoken over it.
         protocol: Protocol,
     },
+    /// SPDY/3.1 on the connection itself.
+    Spdy(SpdyProtocol),
 }
 
 impl Upgrade {
@@ -96,7 +98,10 @@ impl Upgrade {
     /// since strict clients abort on one (spec 1.7).
     #[must_use]
     pub fn response_headers(&self) -> Vec<(&'static str, String)> {
-        let Self::WebSocket { accept, protocol } = self;
+        let (accept, protocol) = match self {
+            Self::WebSocket { accept, protocol } => (accept, protocol),
+            Self::Spdy(protocol) => return spdy_response_headers(*protocol),
+        };
         let mut headers = vec![
             ("Upgrade", "websocket".to_owned()),
             ("Connection", "Upgrade".to_owned()),
@@ -110,17 +115,14 @@ impl Upgrade {
 /// Step 2, once the token was claimed: agrees on transport and protocol.
 ///
 /// # Errors
-/// The answer to send instead of the 101; for port forwarding, which is not served yet, always 501.
+/// The answer to send instead of the 101.
 pub fn negotiate(kind: StreamKind, head: &RequestHead<'_>) -> Result<Upgrade, Refusal> {
-    if kind == StreamKind::PortForward {
-        return Err(Refusal::new(501, "port forwarding is not served by this version: let the engine do it\n".into()));
-    }
     // Connection is a list that proxies extend ("keep-alive, Upgrade"); Upgrade must be this one word (spec 1.5).
     let asks_upgrade = head.lines("connection").any(|line| contains_ignoring_case(line, b"upgrade"));
     if asks_upgrade && head.first("upgrade").eq_ignore_ascii_case(b"websocket") {
         return negotiate_websocket(kind, head);
     }
-    Err(refuse_spdy(kind, head))
+    negotiate_spdy(kind, head).map(Upgrade::Spdy)
 }
 
 fn contains_ignoring_case(text: &[u8], part: &[u8]) -> bool {
@@ -142,24 +144,6 @@ fn negotiate_websocket(kind: StreamKind, head: &RequestHead<'_>) -> Result<Upgra
     let protocol = choose_websocket(kind, offers.into_iter())
         .map_err(|error| Refusal::new(403, format!("{error}\n")).with("Connection", "close"))?;
     Ok(Upgrade::WebSocket { accept: derive_accept_key(key), protocol })
-}
-
-/// Refuses what is not a WebSocket upgrade with the statuses of spec 1.6: the list of SPDY protocols served is empty.
-fn refuse_spdy(kind: StreamKind, head: &RequestHead<'_>) -> Refusal {
-    const OFFERS: &str = "x-stream-protocol-version";
-    let offers = head.list(OFFERS);
-    let (status, reason) = if !offers.is_empty() {
-        let offers = OfferList::new(&offers);
-        (403, format!("unable to negotiate protocol: client supports {offers}, server accepts []"))
-    } else if head.lines(OFFERS).next().is_some() {
-        (400, "header X-Stream-Protocol-Version contains [], but no valid protocols".to_owned())
-    } else {
-        let count = head.headers.len();
-        (400, format!("header X-Stream-Protocol-Version does not exist in request with {count} headers"))
-    };
-    let best = kind.websocket_names().first().unwrap_or(&"");
-    let advice = "SPDY is not served by this version, use a WebSocket with";
-    Refusal::new(status, format!("unable to upgrade: {reason}; {advice} {best}\n"))
 }
 
 /// An answer instead of an upgrade.
@@ -206,7 +190,7 @@ impl Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::remotecommand::Version;
+    use crate::proto::remotecommand::{TUNNEL, Version};
     use crate::proto::testing::Random;
 
     type Headers<'a> = Vec<(&'a str, &'a [u8])>;
@@ -291,8 +275,9 @@ mod tests {
             &[(NAME, "v5.channel.k8s.io"), (NAME, "v4.channel.k8s.io")],
             &[(NAME, " , v9.foo ,"), ("host", "x"), (NAME, "\tv5.channel.k8s.io , v4.channel.k8s.io")],
         ] {
-            let Upgrade::WebSocket { protocol, .. } = ask(StreamKind::Exec, "GET", &websocket(lines)).unwrap();
-            assert_eq!(protocol.name, Some("v5.channel.k8s.io"), "{lines:?}");
+            let upgrade = ask(StreamKind::Exec, "GET", &websocket(lines)).unwrap();
+            let v5 = Some("v5.channel.k8s.io");
+            assert!(matches!(upgrade, Upgrade::WebSocket { protocol, .. } if protocol.name == v5), "{lines:?}");
         }
     }
 
@@ -330,11 +315,20 @@ mod tests {
         }
     }
 
+    // Spec items 17 and 121.
     #[test]
-    fn a_port_forward_is_not_served_over_any_transport() {
-        for (method, headers) in [("GET", websocket(&[])), ("POST", Headers::new())] {
-            let refusal = ask(StreamKind::PortForward, method, &headers).unwrap_err();
-            assert!(refusal.status == 501 && refusal.body.contains("is not served"), "{refusal:?}");
+    fn a_port_forward_never_speaks_v5_and_names_the_tunnel_in_full() {
+        let chosen = |offers: &str| {
+            let headers = websocket(&[("sec-websocket-protocol", offers)]);
+            ask(StreamKind::PortForward, "GET", &headers).map(|upgrade| match upgrade {
+                Upgrade::WebSocket { protocol, .. } => (protocol.name, protocol.is_tunnel()),
+                Upgrade::Spdy(_) => panic!("not asked for"),
+            })
+        };
+        assert_eq!(chosen("v5.channel.k8s.io,v4.channel.k8s.io"), Ok((Some("v4.channel.k8s.io"), false)));
+        assert_eq!(chosen(TUNNEL), Ok((Some(TUNNEL), true)));
+        for refused in ["v5.channel.k8s.io", "channel.k8s.io", "portforward.k8s.io"] {
+            assert_eq!(chosen(refused).map_err(|refusal| refusal.status), Err(403), "{refused}");
         }
     }
 
@@ -353,21 +347,23 @@ mod tests {
         }
     }
 
-    // Spec 1.5: only the whole word makes it a WebSocket; spec items 12 and 13 with nothing served.
+    // Spec 1.5: only the whole word makes it a WebSocket.
     #[test]
-    fn what_is_no_websocket_upgrade_gets_the_statuses_of_spdy() {
+    fn what_is_no_websocket_upgrade_is_one_to_spdy_or_refused() {
         let offers = [("upgrade", "SPDY/3.1"), ("x-stream-protocol-version", "v5.channel.k8s.io, v4.channel.k8s.io")];
-        for (headers, status, says) in [
-            (websocket(&offers), 403, "client supports [v5.channel.k8s.io v4.channel.k8s.io], server accepts []"),
-            (websocket(&[("upgrade", "spdy/3.1"), ("x-stream-protocol-version", " ,")]), 400, "contains []"),
-            (websocket(&[("upgrade", "websocket, spdy/3.1")]), 400, "does not exist in request with 5 headers"),
-            (websocket(&[("connection", "close")]), 400, "does not exist in request with 5 headers"),
-            (Headers::new(), 400, "does not exist in request with 0 headers"),
+        let headers: Headers<'_> =
+            [("connection", "Upgrade")].iter().chain(&offers).map(|(n, v)| (*n, v.as_bytes())).collect();
+        let upgrade = ask(StreamKind::Exec, "POST", &headers).unwrap();
+        assert!(upgrade.response_headers().contains(&("X-Stream-Protocol-Version", "v4.channel.k8s.io".to_owned())));
+        for (headers, says) in [
+            (websocket(&[("upgrade", "spdy/3.1"), ("x-stream-protocol-version", " ,")]), "contains []"),
+            (websocket(&[("upgrade", "websocket, spdy/3.1")]), "does not exist in request with 5 headers"),
+            (websocket(&[("connection", "close")]), "does not exist in request with 5 headers"),
+            (Headers::new(), "does not exist in request with 0 headers"),
         ] {
             let refusal = ask(StreamKind::Exec, "POST", &headers).unwrap_err();
-            assert_eq!(refusal.status, status);
+            assert_eq!(refusal.status, 400);
             assert!(refusal.body.starts_with("unable to upgrade: ") && refusal.body.contains(says), "{}", refusal.body);
-            assert!(refusal.body.ends_with("use a WebSocket with v5.channel.k8s.io\n"), "{}", refusal.body);
         }
     }
 

@@ -209,9 +209,8 @@ impl conmon::Server for Server {
         mut results: ServePortForwardContainerResults,
     ) -> Result<(), Error> {
         let _call = self.connection.call();
-        // A failed call would cost the caller its connection with all calls in flight; its client is told at the URL.
-        decode::serve_port_forward(params.get()?.get_request()?).map_err(|e| error::invalid(&e))?;
-        let url = self.services.streams.offer_port_forward().map_err(|e| error::world(&e))?;
+        let destination = decode::serve_port_forward(params.get()?.get_request()?).map_err(|e| error::invalid(&e))?;
+        let url = self.services.streams.offer_port_forward(destination, Vec::new()).map_err(|e| error::world(&e))?;
         results.get().init_response().set_url(url);
         Ok(())
     }

@@ -14,6 +14,7 @@ use crate::{
         log_driver, reopen_log_request, serve_attach_container_request, serve_exec_container_request,
         serve_port_forward_container_request, set_window_size_request, text_text_map_entry,
     },
+    session::{dial::Place, port_forward::Destination},
     stdio::Wants,
     transport::Slots,
 };
@@ -146,9 +147,18 @@ pub(super) fn serve_attach(
     Ok((id(request.get_id()?)?, stdin, wants))
 }
 
-/// The path of the network namespace, for which there is no use yet: a bad one is refused all the same.
-pub(super) fn serve_port_forward(request: serve_port_forward_container_request::Reader<'_>) -> Result<(), Invalid> {
-    path("netNsPath", request.get_net_ns_path()?).map(drop)
+/// Where the ports are. Without a path it is the host's own network, which some pods share.
+pub(super) fn serve_port_forward(
+    request: serve_port_forward_container_request::Reader<'_>,
+) -> Result<Destination, Invalid> {
+    Ok(Destination { place: place(request.get_net_ns_path()?)?, pod: String::new() })
+}
+
+fn place(path_text: capnp::text::Reader<'_>) -> Result<Place, Invalid> {
+    if path_text.is_empty() {
+        return Ok(Place::Host);
+    }
+    path("netNsPath", path_text).map(Place::Namespace)
 }
 
 /// What a call for an attach socket says.

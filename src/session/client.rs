@@ -75,6 +75,9 @@ pub(crate) trait ForwardReader {
 
 /// The side of a port forward's client that receives; each pair has a clone.
 pub(crate) trait ForwardWriter: Clone + 'static {
+    /// Whether a client can end its side of a connection and go on reading. Else the pod's end is the connection's.
+    const HALF_CLOSE: bool;
+
     /// Sends bytes of the pod, waiting while the client is slow. `Gone`: the client, or just this pair of it.
     async fn write(&self, pair: PairId, bytes: Bytes) -> Result<(), Gone>;
 

@@ -8,6 +8,7 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::port_forward::Destination;
 use crate::{
     container::Container, oci::ExecSpec, proto::remotecommand::StreamKind, stdio::Wants, telemetry::counters::Counters,
 };
@@ -48,8 +49,11 @@ pub(crate) enum Request {
         stdin: bool,
         wants: Wants,
     },
-    /// Not served yet: whoever comes for it is told so.
-    PortForward,
+    PortForward {
+        destination: Destination,
+        /// For clients that need them beforehand; empty if nobody named any.
+        ports: Vec<u16>,
+    },
 }
 
 impl Request {
@@ -57,7 +61,7 @@ impl Request {
         match self {
             Self::Exec { .. } => StreamKind::Exec,
             Self::Attach { .. } => StreamKind::Attach,
-            Self::PortForward => StreamKind::PortForward,
+            Self::PortForward { .. } => StreamKind::PortForward,
         }
     }
 
@@ -65,7 +69,7 @@ impl Request {
     fn cost(&self) -> usize {
         match self {
             Self::Exec { spec, .. } => spec.command.iter().map(|word| word.len() + 64).sum(),
-            Self::Attach { .. } | Self::PortForward => 0,
+            Self::Attach { .. } | Self::PortForward { .. } => 0,
         }
     }
 }

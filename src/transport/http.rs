@@ -28,12 +28,15 @@ pub(super) struct Accepted {
     pub(super) stream: Stream,
     pub(super) early: Bytes,
     pub(super) upgrade: Upgrade,
+    /// The URL's query.
+    pub(super) query: Option<String>,
     pub(super) claimed: Claimed,
 }
 
 /// Answers requests until one is upgraded; `None` when the connection ended without.
 pub(super) async fn serve(stream: Stream, server: &StreamServer) -> Option<Accepted> {
     // A client that says nothing costs no parser. Behind TLS it has said something, which may be decrypted already.
+    #[cfg_attr(not(feature = "tls"), allow(irrefutable_let_patterns, reason = "a build without TLS has nothing else"))]
     if let Stream::Plain(tcp) = &stream {
         match timeout(HEAD_TIMEOUT, tcp.peek(&mut [0])).await {
             Ok(Ok(count)) if count > 0 => {}
@@ -45,7 +48,7 @@ pub(super) async fn serve(stream: Stream, server: &StreamServer) -> Option<Accep
         let response = match answer(&request, server) {
             Ok((upgrade, claimed)) => {
                 let response = switching(&upgrade);
-                *agreed.borrow_mut() = Some((upgrade, claimed));
+                *agreed.borrow_mut() = Some((upgrade, request.uri().query().map(str::to_owned), claimed));
                 response
             }
             Err(refusal) => refused(refusal),
@@ -64,8 +67,8 @@ pub(super) async fn serve(stream: Stream, server: &StreamServer) -> Option<Accep
             return None;
         }
     };
-    let (upgrade, claimed) = agreed.borrow_mut().take()?;
-    Some(Accepted { stream: parts.io.into_inner(), early: parts.read_buf, upgrade, claimed })
+    let (upgrade, query, claimed) = agreed.borrow_mut().take()?;
+    Some(Accepted { stream: parts.io.into_inner(), early: parts.read_buf, upgrade, query, claimed })
 }
 
 fn answer(request: &Request<Incoming>, server: &StreamServer) -> Result<(Upgrade, Claimed), Refusal> {

@@ -8,13 +8,17 @@ mod attach_socket;
 mod fd_socket;
 mod http;
 mod linger;
+mod port_channels;
+mod serve;
 mod slots;
 mod socket;
 mod socket_file;
+mod spdy;
 mod stream;
 #[cfg(feature = "tls")]
 mod tls;
 mod websocket;
+mod wire;
 
 use std::{
     cell::{Cell, RefCell},
@@ -36,21 +40,19 @@ pub(crate) use self::{
     fd_socket::{FdSocket, FdSocketError},
     slots::Slots,
 };
-use self::{http::Accepted, socket::Socket, stream::Stream};
+use self::{http::Accepted, stream::Stream};
 use crate::{
     container::{Container, Pod},
     io::task::Scope,
     oci::ExecSpec,
-    proto::{
-        remotecommand::StreamKind,
-        upgrade_head::{Refusal, Upgrade},
-    },
+    proto::{remotecommand::StreamKind, upgrade_head::Refusal},
     session::{
-        self, SessionGuard, SessionTable,
+        SessionGuard, SessionTable,
         pending::{PendingRequests, Request, Token},
+        port_forward::Destination,
     },
     stdio::Wants,
-    sys::{SysError, random::random_hex, socket::tune_tcp},
+    sys::{SysError, random::random_hex},
 };
 
 /// How long a TLS handshake may take.
@@ -135,9 +137,13 @@ impl StreamServer {
         self.offer(StreamKind::Attach, Request::Attach { container: Rc::downgrade(container), stdin, wants })
     }
 
-    /// The URL at which one client is told that ports cannot be forwarded.
-    pub(crate) fn offer_port_forward(self: &Rc<Self>) -> Result<String, SysError> {
-        self.offer(StreamKind::PortForward, Request::PortForward)
+    /// The URL at which one client can reach ports. `ports` is for clients that cannot name them themselves.
+    pub(crate) fn offer_port_forward(
+        self: &Rc<Self>,
+        destination: Destination,
+        ports: Vec<u16>,
+    ) -> Result<String, SysError> {
+        self.offer(StreamKind::PortForward, Request::PortForward { destination, ports })
     }
 
     fn offer(self: &Rc<Self>, kind: StreamKind, request: Request) -> Result<String, SysError> {
@@ -241,51 +247,6 @@ impl StreamServer {
         }
         let request = self.pending.borrow_mut().claim(Instant::now(), kind, token).ok_or_else(Refusal::not_found)?;
         Ok(Claimed { request, guard: self.sessions.enter() })
-    }
-
-    async fn serve(&self, accepted: Accepted) {
-        let Accepted { stream, early, upgrade, claimed } = accepted;
-        let Claimed { request, guard: _guard } = claimed;
-        if let Err(error) = tune_tcp(stream.tcp()) {
-            tracing::debug!(%error, "keep-alive could not be set");
-        }
-        let (stdin, wants) = match &request {
-            Request::Exec { spec, wants } => (spec.stdin, *wants),
-            Request::Attach { stdin, wants, .. } => (*stdin, *wants),
-            // No upgrade is ever agreed on for it.
-            Request::PortForward => return,
-        };
-        let socket = Socket::new(stream);
-        let (watch, closing) = (socket.clone(), socket.clone());
-        let session = async {
-            match upgrade {
-                Upgrade::WebSocket { protocol, .. } => {
-                    websocket::serve(socket, early, protocol, stdin, wants, async |reader, writer| match request {
-                        Request::Exec { spec, wants } => {
-                            session::exec::run(&self.pod, spec, wants, reader, writer).await
-                        }
-                        Request::Attach { container, stdin, wants } => {
-                            session::attach::run(&self.pod, &container, stdin, wants, reader, writer).await;
-                        }
-                        Request::PortForward => {}
-                    })
-                    .await;
-                }
-            }
-        };
-        let watched = async {
-            watch.peer_died().await;
-            tracing::info!("a client acknowledges nothing any more: its session ends");
-            watch.shut_down();
-            // Both halves see that now, and end as with any client that is gone.
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            biased;
-            () = session => {}
-            () = watched => {}
-        }
-        closing.close().await;
     }
 
     /// No new connection and no waiting request from now on; sessions go on.

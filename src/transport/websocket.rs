@@ -31,7 +31,7 @@ use crate::{
 /// Frames waiting for the socket, in bytes. Full: the session waits, so that the pump does.
 const OUT_QUEUE: usize = 32 * 1024;
 /// How long an answer to the client's own Close may take to be sent.
-const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 pub(super) const NORMAL: u16 = 1000;
 
@@ -163,6 +163,7 @@ pub(super) async fn drive(out: &Out, socket: &Socket) {
         }
         out.room.notify_one();
         if out.dead.get() {
+            out.room.notify_waiters();
             return;
         }
     }

@@ -11,7 +11,7 @@ const PROTOCOLS: &str = "X-Stream-Protocol-Version";
 ///
 /// # Errors
 /// The answer to send instead of the 101.
-pub fn negotiate_spdy(kind: StreamKind, head: &RequestHead<'_>) -> Result<SpdyProtocol, Refusal> {
+pub(super) fn negotiate_spdy(kind: StreamKind, head: &RequestHead<'_>) -> Result<SpdyProtocol, Refusal> {
     const LINES: &str = "x-stream-protocol-version";
     let refusal = |status, reason: &str| Refusal::new(status, format!("unable to upgrade: {reason}\n"));
     let offers = head.list(LINES);
@@ -41,8 +41,7 @@ pub fn negotiate_spdy(kind: StreamKind, head: &RequestHead<'_>) -> Result<SpdyPr
 
 /// The headers of the `101 Switching Protocols` answer, complete but for an optional `Date`. Exactly one protocol is
 /// named: without it clients speak the oldest.
-#[must_use]
-pub fn spdy_response_headers(protocol: SpdyProtocol) -> Vec<(&'static str, String)> {
+pub(super) fn spdy_response_headers(protocol: SpdyProtocol) -> Vec<(&'static str, String)> {
     vec![
         ("Connection", "Upgrade".to_owned()),
         ("Upgrade", "SPDY/3.1".to_owned()),

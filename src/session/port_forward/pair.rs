@@ -9,9 +9,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Pair, Session};
+use super::{Destination, Pair, Session};
 use crate::{
     config::ForwardRefusal,
+    proto::port_forward::dial_error_text,
     session::{
         client::{ForwardWriter, Gone, PairEnd, PairId},
         dial::{DialError, dial},
@@ -59,22 +60,22 @@ pub(super) async fn forward<W: ForwardWriter>(session: &Session<W>, id: PairId, 
 }
 
 fn refused<W: ForwardWriter>(session: &Session<W>, port: u16, error: &DialError) -> PairEnd {
+    let Destination { place, pod } = &session.destination;
     let cause = crate::model::one_line(error);
-    let text = format!("error forwarding port {port} to pod {}, uid : {cause}", session.destination.pod);
     match error {
         DialError::Namespace { .. } => {
             tracing::info!(port, error = cause, "the pod of a port forward is gone");
             session.pod_is_gone();
-            PairEnd::Failed(text)
+            PairEnd::Failed(format!("error forwarding port {port} to pod {pod}, uid : {cause}"))
         }
-        DialError::Refused { .. } => {
+        DialError::Refused { v4, v6 } => {
             tracing::debug!(port, error = cause, "nobody listens on a forwarded port");
             match session.refusal {
-                ForwardRefusal::Text => PairEnd::Failed(text),
+                ForwardRefusal::Text => PairEnd::Failed(dial_error_text(port, pod, &place.to_string(), v4, v6)),
                 ForwardRefusal::Reset => PairEnd::Reset,
             }
         }
-        DialError::Reset { .. } => PairEnd::Reset,
+        DialError::Reset => PairEnd::Reset,
         // No fault of the pod's: other connections may still work, so the session goes on.
         DialError::Blocking(_) | DialError::Sys(_) => {
             tracing::warn!(port, error = cause, "a forwarded connection could not be made");
@@ -109,7 +110,9 @@ async fn copy<W: ForwardWriter>(
         ended = &mut down => {
             ended?;
             session.writer.half_close(id);
-            let _ = timeout(POD_ENDED_LIMIT, up).await;
+            if W::HALF_CLOSE {
+                let _ = timeout(POD_ENDED_LIMIT, up).await;
+            }
             Ok(())
         }
         () = &mut up => down.await,

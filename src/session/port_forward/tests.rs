@@ -24,6 +24,8 @@ struct Client {
 }
 
 impl ForwardWriter for Client {
+    const HALF_CLOSE: bool = true;
+
     async fn write(&self, pair: PairId, bytes: Bytes) -> Result<(), Gone> {
         self.seen.borrow_mut().bytes.entry(pair).or_default().extend_from_slice(&bytes);
         self.changed.notify_one();
