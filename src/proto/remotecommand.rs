@@ -283,10 +283,17 @@ mod tests {
         assert!(error.to_string().len() < 512);
     }
 
+    // Spec 1.7 and items 17 and 121.
     #[test]
-    fn port_forward_has_no_common_protocol_with_anyone() {
-        for offers in [&[][..], &["v5.channel.k8s.io", "v4.channel.k8s.io"], &["SPDY/3.1+portforward.k8s.io"]] {
-            assert!(choose(StreamKind::PortForward, offers).is_err(), "{offers:?}");
+    fn a_port_forward_is_the_tunnel_or_channels_of_v4() {
+        let chosen = |offers: &[&str]| choose(StreamKind::PortForward, offers).map(|protocol| protocol.name);
+        assert_eq!(chosen(&[TUNNEL]), Ok(Some(TUNNEL)));
+        for v4 in ["v4.channel.k8s.io", "v4.base64.channel.k8s.io"] {
+            assert_eq!(chosen(&["v5.channel.k8s.io", v4]), Ok(Some(v4)));
+        }
+        assert_eq!(chosen(&[]), Ok(None), "v4 is what is spoken then, too");
+        for refused in ["v5.channel.k8s.io", "channel.k8s.io", "portforward.k8s.io"] {
+            assert!(chosen(&[refused]).is_err(), "{refused}");
         }
     }
 
