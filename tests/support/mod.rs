@@ -24,6 +24,7 @@ mod neighbour;
 pub(crate) mod procfs;
 pub(crate) mod raw_attach;
 pub(crate) mod raw_rpc;
+pub(crate) mod raw_spdy;
 pub(crate) mod raw_ws;
 mod record;
 pub(crate) mod rootfs;

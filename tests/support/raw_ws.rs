@@ -49,8 +49,12 @@ impl Http {
 
     /// Sends a request and receives its answer, which must be delimited.
     pub(crate) async fn request(&mut self, method: &str, path: &str, headers: &[&str]) -> Answer {
-        let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
-        self.send(format!("{method} {path} HTTP/1.1\r\nHost: elsewhere.example\r\n{lines}\r\n").as_bytes()).await;
+        self.send(&head(method, path, headers)).await;
+        self.answer(method).await
+    }
+
+    /// Receives the answer to a request.
+    pub(crate) async fn answer(&mut self, method: &str) -> Answer {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             let read = within(self.stream.read_line(&mut head)).await.expect("the head of an answer");
@@ -70,6 +74,18 @@ impl Http {
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
         within(self.stream.get_mut().write_all(bytes)).await.expect("the server reads");
     }
+
+    /// The connection itself, and what was read from it behind the last answer.
+    pub(crate) fn upgraded(self) -> (TcpStream, Vec<u8>) {
+        let early = self.stream.buffer().to_vec();
+        (self.stream.into_inner(), early)
+    }
+}
+
+/// The head of a request.
+pub(crate) fn head(method: &str, path: &str, headers: &[&str]) -> Vec<u8> {
+    let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+    format!("{method} {path} HTTP/1.1\r\nHost: elsewhere.example\r\n{lines}\r\n").into()
 }
 
 /// The lines of a WebSocket upgrade, and its `Sec-WebSocket-Accept`, which are the example of RFC 6455 section 1.3.
