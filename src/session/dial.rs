@@ -114,6 +114,8 @@ async fn connect(socket: Result<OwnedFd, SysError>, address: SocketAddr) -> Resu
     let refused = |reason: &dyn std::fmt::Display| NotConnected::Refused(format!("connect: {reason}"));
     let socket = TcpSocket::from_std_stream(socket.map_err(|error| refused(&error))?.into());
     match timeout(CONNECT_LIMIT, socket.connect(address)).await {
+        // Nobody listens, and the kernel has chosen this very port for our end: it talks to itself.
+        Ok(Ok(stream)) if stream.local_addr().ok() == Some(address) => Err(refused(&"connection refused")),
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => Err(NotConnected::Reset),
         Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Err(refused(&"connection refused")),
