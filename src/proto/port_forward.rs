@@ -15,10 +15,6 @@ use super::spdy::{Headers, RstStatus, StreamId};
 
 /// Pairs open or incomplete on one connection. Full: RST_STREAM 3, which fails that one connection alone (spec 5.11).
 pub const MAX_PAIRS: usize = 1024;
-/// How long a stream may wait for its partner.
-pub const PARTNER_LIMIT: Duration = Duration::from_secs(30);
-/// How long one connection's unread bytes may keep all the others from being read.
-pub const STALL_LIMIT: Duration = Duration::from_secs(30);
 /// The longest request id taken, in bytes; they are decimal numbers.
 const MAX_REQUEST_ID: usize = 256;
 
@@ -34,8 +30,10 @@ pub struct Pair {
 }
 
 /// The pairs of one connection. There are at most [`MAX_PAIRS`], those included that are incomplete.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pairs {
+    /// How long a stream may wait for its partner.
+    partner_limit: Duration,
     incomplete: HashMap<Key, Half>,
     open: HashMap<Key, Pair>,
     keys: HashMap<StreamId, Key>,
@@ -63,10 +61,10 @@ enum Role {
 }
 
 impl Pairs {
-    /// No streams yet.
+    /// No streams yet. A stream may wait for its partner for as long as `partner_limit`.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(partner_limit: Duration) -> Self {
+        Self { partner_limit, incomplete: HashMap::new(), open: HashMap::new(), keys: HashMap::new() }
     }
 
     /// A stream was opened: accept it, or reset it with [`PairError::status`]. The pair is returned that it completes.
@@ -105,7 +103,7 @@ impl Pairs {
                 self.open.insert(key, pair);
             }
             None => {
-                self.incomplete.insert(key, Half { stream: id, role, deadline: now + PARTNER_LIMIT });
+                self.incomplete.insert(key, Half { stream: id, role, deadline: now + self.partner_limit });
             }
         }
         Ok(completed)
@@ -152,15 +150,6 @@ impl Pairs {
         let lonely: Vec<_> = overdue.map(|half| half.stream).collect();
         lonely.iter().for_each(|id| self.remove(*id));
         lonely
-    }
-
-    /// When the stream that keeps the connection from being read is to be reset: `longest` is what
-    /// [`Pause::Backlog`](super::spdy::Pause) names. `None` while nobody else is kept waiting.
-    #[must_use]
-    pub fn stall_deadline(&self, longest: Option<(StreamId, Instant)>) -> Option<(StreamId, Instant)> {
-        let (id, since) = longest?;
-        let others_wait = self.keys.values().any(|key| self.keys.get(&id) != Some(key));
-        others_wait.then(|| (id, since + STALL_LIMIT))
     }
 }
 
@@ -220,6 +209,8 @@ mod tests {
     use crate::proto::epoch;
     use crate::proto::spdy::{HeaderReader, HeaderWriter};
 
+    const PARTNER_LIMIT: Duration = Duration::from_secs(30);
+
     fn id(number: u32) -> StreamId {
         StreamId::new(number).unwrap()
     }
@@ -241,7 +232,7 @@ mod tests {
     // Spec item 102.
     #[test]
     fn streams_find_their_partner_in_any_order() {
-        let (mut pairs, now) = (Pairs::new(), epoch());
+        let (mut pairs, now) = (Pairs::new(PARTNER_LIMIT), epoch());
         assert_eq!(offer(&mut pairs, now, 1, &headers("error", "0")), Ok(None));
         assert_eq!(offer(&mut pairs, now, 3, &headers("data", "1")), Ok(None));
         assert_eq!(offer(&mut pairs, now, 5, &[("streamtype", "error"), ("port", "80")]), Ok(None));
@@ -258,7 +249,7 @@ mod tests {
     // Spec item 103.
     #[test]
     fn what_cannot_be_a_pair_is_refused_alone() {
-        let (mut pairs, now) = (Pairs::new(), epoch());
+        let (mut pairs, now) = (Pairs::new(PARTNER_LIMIT), epoch());
         for port in ["0", "65536", "abc", "", "+80", " 80", "-1"] {
             let headers = [("streamtype", "data"), ("port", port)];
             assert_eq!(offer(&mut pairs, now, 1, &headers), Err(PairError::Port), "{port:?}");
@@ -281,7 +272,7 @@ mod tests {
     // Spec item 104.
     #[test]
     fn a_stream_without_a_partner_expires() {
-        let (mut pairs, start) = (Pairs::new(), epoch());
+        let (mut pairs, start) = (Pairs::new(PARTNER_LIMIT), epoch());
         offer(&mut pairs, start, 1, &headers("error", "0")).unwrap();
         let later = start + Duration::from_secs(1);
         offer(&mut pairs, later, 3, &headers("error", "1")).unwrap();
@@ -297,7 +288,7 @@ mod tests {
     // Spec item 110.
     #[test]
     fn the_number_of_pairs_is_bounded() {
-        let (mut pairs, now) = (Pairs::new(), epoch());
+        let (mut pairs, now) = (Pairs::new(PARTNER_LIMIT), epoch());
         for number in 0..MAX_PAIRS {
             let stream = u32::try_from(2 * number + 1).unwrap();
             assert_eq!(offer(&mut pairs, now, stream, &headers("error", &number.to_string())), Ok(None));
@@ -305,18 +296,6 @@ mod tests {
         let refused = offer(&mut pairs, now, 5001, &headers("error", "more"));
         assert_eq!(refused.unwrap_err().status(), RstStatus::REFUSED_STREAM);
         assert!(offer(&mut pairs, now, 5003, &headers("data", "7")).unwrap().is_some());
-    }
-
-    // Spec 5.5: a pair alone may be as slow as it likes.
-    #[test]
-    fn a_stalled_pair_is_reset_when_it_holds_up_others() {
-        let (mut pairs, now) = (Pairs::new(), epoch());
-        offer(&mut pairs, now, 1, &headers("error", "0")).unwrap();
-        offer(&mut pairs, now, 3, &headers("data", "0")).unwrap();
-        assert_eq!(pairs.stall_deadline(Some((id(3), now))), None);
-        offer(&mut pairs, now, 5, &headers("error", "1")).unwrap();
-        assert_eq!(pairs.stall_deadline(Some((id(3), now))), Some((id(3), now + STALL_LIMIT)));
-        assert_eq!(pairs.stall_deadline(None), None);
     }
 
     #[test]

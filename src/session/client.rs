@@ -77,11 +77,13 @@ pub(crate) trait ForwardReader {
 pub(crate) trait ForwardWriter: Clone + 'static {
     /// Whether a client can end its side of a connection and go on reading. Else the pod's end is the connection's.
     const HALF_CLOSE: bool;
+    /// Whether clients end everything at the text of one failed connection.
+    const TEXT_ENDS_ALL: bool;
 
     /// Sends bytes of the pod, waiting while the client is slow. `Gone`: the client, or just this pair of it.
     async fn write(&self, pair: PairId, bytes: Bytes) -> Result<(), Gone>;
 
-    /// The pod sends no more.
+    /// The pod sends no more, and what may go wrong from now on is not told.
     fn half_close(&self, pair: PairId);
 
     /// The pair has ended; nothing of it may be sent any more.

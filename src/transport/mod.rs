@@ -88,6 +88,8 @@ pub(crate) struct StreamServer {
     tls: Option<tls::Tls>,
     accepting: Scope,
     scope: Scope,
+    /// Cancelled for those sessions that no container's end would end.
+    ending: CancellationToken,
 }
 
 /// A request whose client has come.
@@ -118,6 +120,7 @@ impl StreamServer {
             address: Cell::new(None),
             accepting: pod.scope.child(),
             scope: pod.scope.child(),
+            ending: CancellationToken::new(),
             pod,
         }))
     }
@@ -258,8 +261,9 @@ impl StreamServer {
         }
     }
 
-    /// Waits for the sessions to end by themselves.
+    /// Waits for the sessions to end: those of containers have seen the ends of these, the others are told.
     pub(crate) async fn sessions_ended(&self) {
+        self.ending.cancel();
         self.scope.join().await;
     }
 }

@@ -166,6 +166,7 @@ impl Writer {
 
 impl ForwardWriter for Writer {
     const HALF_CLOSE: bool = false;
+    const TEXT_ENDS_ALL: bool = false;
 
     async fn write(&self, pair: PairId, bytes: Bytes) -> Result<(), Gone> {
         self.out.has_room().await?;

@@ -107,7 +107,9 @@ impl StreamServer {
     }
 
     async fn forward_spdy(&self, carrier: Carrier, destination: Destination) {
-        spdy::forward::serve(carrier, async |reader, writer| self.forward(destination, reader, writer).await).await;
+        let timeout = self.pod.config.streams.creation_timeout;
+        spdy::forward::serve(carrier, timeout, async |reader, writer| self.forward(destination, reader, writer).await)
+            .await;
     }
 
     async fn forward(&self, destination: Destination, reader: &mut impl ForwardReader, writer: impl ForwardWriter) {
@@ -116,6 +118,7 @@ impl StreamServer {
             blocking: &self.pod.blocking,
             read_ahead: &self.pod.read_ahead,
             config: &self.pod.config.streams,
+            ending: &self.ending,
         };
         session::port_forward::run(surroundings, destination, reader, writer).await;
     }

@@ -164,6 +164,7 @@ async fn run(carrier: Carrier, work: impl AsyncFnOnce(&mut Input, &Rc<Link>)) {
 /// The end: what is queued is sent, the client's good-bye waited for, ours said.
 async fn part(input: &mut Input, link: &Rc<Link>, socket: &Socket, wire: &WireWriter) {
     if !input.gone && link.finished.get() {
+        wire.say_goodbye(link.is_flushed());
         linger(socket, || link.is_flushed() && wire.is_flushed(), input.discard()).await;
     }
     link.with(|connection| connection.go_away(GoAwayStatus::OK));
@@ -187,6 +188,8 @@ async fn drive(link: &Link, wire: &WireWriter) {
     loop {
         let frame = link.connection.borrow_mut().poll_transmit();
         let Some(frame) = frame else {
+            // The client may have reset what waited, and with it all that somebody waited for.
+            link.room.notify_one();
             link.work.notified().await;
             continue;
         };

@@ -51,10 +51,19 @@ impl WireWriter {
         }
     }
 
-    /// Says good-bye where the carrier has a word of its own for that, and waits until everything is on its way.
-    pub(super) async fn close(&self) {
-        if let Self::Tunnel(out) = self {
+    /// Says good-bye where the carrier has a word of its own for that; `spdy_has` said its own before.
+    pub(super) fn say_goodbye(&self, spdy_has: bool) {
+        if let Self::Tunnel(out) = self
+            && spdy_has
+        {
             out.close(NORMAL, "");
+        }
+    }
+
+    /// The same, and waits until everything is on its way.
+    pub(super) async fn close(&self) {
+        self.say_goodbye(true);
+        if let Self::Tunnel(out) = self {
             let _ = out.flushed().await;
         }
     }

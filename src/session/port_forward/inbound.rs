@@ -3,10 +3,11 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
+    time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{io::queue::ByteQueue, stdio::ReadAhead};
 
@@ -34,6 +35,11 @@ impl ConnectionMemory {
         Rc::new(Self { used: Cell::new(0), borrowed: Cell::new(0), pool, room: Notify::new() })
     }
 
+    /// Waits until it holds less. For the reading loop of the connection alone.
+    pub(super) async fn changed(&self) {
+        self.room.notified().await;
+    }
+
     fn has_room(&self, length: usize) -> bool {
         let used = self.used.get();
         used < CONNECTION_QUEUE || (used + length <= CONNECTION_READ_AHEAD && self.pool.has_room(length))
@@ -53,36 +59,47 @@ pub(super) struct Inbound {
     queue: RefCell<ByteQueue<()>>,
     /// The client sends no more, or nobody takes any more.
     state: Cell<State>,
+    /// When something was taken last, or came into the empty queue.
+    taken_at: Cell<Instant>,
     memory: Rc<ConnectionMemory>,
     work: Notify,
 }
 
 /// ```text
-/// Open ──client's half-close──▶ Closing ──queue empty──▶ (the end is taken)
+/// Open ──client's half-close──▶ Closing ──all delivered──▶ Delivered
 ///   └────socket broken──▶ Discarding
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
     Closing,
+    Delivered,
     Discarding,
 }
 
 impl Inbound {
     pub(super) fn new(memory: Rc<ConnectionMemory>) -> Self {
-        Self { queue: RefCell::new(ByteQueue::new()), state: Cell::new(State::Open), memory, work: Notify::new() }
+        Self {
+            queue: RefCell::new(ByteQueue::new()),
+            state: Cell::new(State::Open),
+            taken_at: Cell::new(Instant::now()),
+            memory,
+            work: Notify::new(),
+        }
     }
 
     /// Queues bytes, waiting for room. Cancel safe: nothing is queued when dropped early.
     pub(super) async fn push(&self, bytes: Bytes) {
         while self.state.get() == State::Open {
             if self.queue.borrow().cost() < PAIR_QUEUE && self.memory.has_room(bytes.len()) {
+                if self.is_taken() {
+                    self.taken_at.set(Instant::now());
+                }
                 self.change(|queue| queue.push((), bytes));
                 self.work.notify_one();
                 return;
             }
-            // Only the reading loop of this connection waits here.
-            self.memory.room.notified().await;
+            self.memory.changed().await;
         }
     }
 
@@ -100,14 +117,36 @@ impl Inbound {
         self.change(ByteQueue::clear);
     }
 
-    /// The next bytes; `None` at the client's end.
+    /// Whether the pod has everything of a client that sends no more, or will never have it.
+    pub(super) fn is_delivered(&self) -> bool {
+        matches!(self.state.get(), State::Delivered | State::Discarding)
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_taken(&self) -> bool {
+        self.queue.borrow().cost() == 0
+    }
+
+    /// Whether something waits, and nothing was taken for so long.
+    pub(super) fn is_stuck(&self, limit: Duration) -> bool {
+        !self.is_taken() && self.taken_at.get().elapsed() >= limit
+    }
+
+    /// The next bytes; `None` at the client's end. Whoever asks has delivered what it got before.
     pub(super) async fn next(&self) -> Option<Bytes> {
         loop {
             if let Some(((), bytes)) = self.change(ByteQueue::pop) {
+                self.taken_at.set(Instant::now());
                 return Some(bytes);
             }
-            if self.state.get() != State::Open {
-                return None;
+            match self.state.get() {
+                State::Open => {}
+                State::Closing => {
+                    self.state.set(State::Delivered);
+                    self.memory.room.notify_one();
+                    return None;
+                }
+                State::Delivered | State::Discarding => return None,
             }
             self.work.notified().await;
         }

@@ -14,13 +14,16 @@ mod pair;
 use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
 
 use bytes::Bytes;
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use self::inbound::{ConnectionMemory, Inbound};
 use super::{
     Activity, GOODBYE_LIMIT,
-    client::{ForwardEvent, ForwardReader, ForwardWriter, PairId},
+    client::{ForwardEvent, ForwardReader, ForwardWriter, PairEnd, PairId},
     dial::Place,
 };
 use crate::{
@@ -29,8 +32,13 @@ use crate::{
     stdio::ReadAhead,
 };
 
-/// A pair whose process has taken nothing for so long, while the whole connection waits for it, is reset.
+/// A pair whose process has taken nothing for so long, while the whole connection waits for it, is reset: what other
+/// connections send, new ones included, is behind the bytes that are not read.
 const STUCK_LIMIT: Duration = Duration::from_secs(30);
+/// How often that is looked at while the connection waits.
+const STUCK_LOOK: Duration = Duration::from_secs(1);
+/// After the client's end, processes may take for so long what it had sent before.
+const DELIVERY_LIMIT: Duration = Duration::from_secs(5);
 
 /// What is forwarded to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -68,16 +76,18 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) blocking: &'a Blocking,
     pub(crate) read_ahead: &'a Rc<ReadAhead>,
     pub(crate) config: &'a StreamConfig,
+    /// Cancelled when the daemon shuts down.
+    pub(crate) ending: &'a CancellationToken,
 }
 
-/// Serves one client until it is gone, idle for too long, or the pod is gone.
+/// Serves one client until it is gone, idle for too long, or the pod or the daemon is gone.
 pub(crate) async fn run<W: ForwardWriter>(
     surroundings: Surroundings<'_>,
     destination: Destination,
     reader: &mut impl ForwardReader,
     writer: W,
 ) {
-    let Surroundings { scope, blocking, read_ahead, config } = surroundings;
+    let Surroundings { scope, blocking, read_ahead, config, ending } = surroundings;
     // Dropped at the end, and with it every pair and its socket.
     let scope = scope.child();
     let session = Rc::new(Session {
@@ -97,9 +107,13 @@ pub(crate) async fn run<W: ForwardWriter>(
             true
         }
         () = session.pod_gone.notified() => true,
+        () = ending.cancelled() => true,
     };
     if client_is_there {
+        session.reset_all();
         let _ = timeout(GOODBYE_LIMIT, writer.finish()).await;
+    } else {
+        let _ = timeout(DELIVERY_LIMIT, session.deliver()).await;
     }
 }
 
@@ -136,6 +150,21 @@ impl<W: ForwardWriter> Session<W> {
         });
     }
 
+    /// Tells the client the end of every pair: one that misses an end keeps its own connection open.
+    fn reset_all(&self) {
+        for id in self.pairs.take().into_keys() {
+            self.writer.end(id, PairEnd::Reset);
+        }
+    }
+
+    /// The client is gone. What it had sent is still for the pod, whose answers nobody wants.
+    async fn deliver(&self) {
+        self.pairs.borrow().values().for_each(|pair| pair.inbound.half_close());
+        while self.pairs.borrow().values().any(|pair| !pair.inbound.is_delivered()) {
+            self.memory.changed().await;
+        }
+    }
+
     /// No new connection can be made: the session ends once the client has been told why.
     fn pod_is_gone(&self) {
         self.pod_gone.notify_one();
@@ -149,14 +178,27 @@ impl<W: ForwardWriter> Session<W> {
         // What comes for a pair that has ended is of no use to anybody.
         let Some(pair) = self.find(id) else { return };
         self.activity.touch();
-        let taken = async {
-            tokio::select! {
-                () = pair.inbound.push(bytes) => {}
-                () = pair.reset.cancelled() => {}
+        let look = async {
+            loop {
+                sleep(STUCK_LOOK).await;
+                self.reset_stuck();
             }
         };
-        if timeout(STUCK_LIMIT, taken).await.is_err() {
+        tokio::select! {
+            biased;
+            () = pair.inbound.push(bytes) => {}
+            () = pair.reset.cancelled() => {}
+            () = look => {}
+        }
+    }
+
+    /// Resets the pairs that keep the connection from being read. The one whose bytes cannot be queued need not be one
+    /// of them: others may have used up what the connection may hold.
+    fn reset_stuck(&self) {
+        for pair in self.pairs.borrow().values().filter(|pair| pair.inbound.is_stuck(STUCK_LIMIT)) {
             tracing::debug!("a process in the pod takes no data while other connections wait: its connection is reset");
+            // The room it used is the others' at once, not only when its task has run.
+            pair.inbound.discard();
             pair.reset.cancel();
         }
     }

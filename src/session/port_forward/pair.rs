@@ -71,8 +71,8 @@ fn refused<W: ForwardWriter>(session: &Session<W>, port: u16, error: &DialError)
         DialError::Refused { v4, v6 } => {
             tracing::debug!(port, error = cause, "nobody listens on a forwarded port");
             match session.refusal {
-                ForwardRefusal::Text => PairEnd::Failed(dial_error_text(port, pod, &place.to_string(), v4, v6)),
-                ForwardRefusal::Reset => PairEnd::Reset,
+                ForwardRefusal::Reset if W::TEXT_ENDS_ALL => PairEnd::Reset,
+                _ => PairEnd::Failed(dial_error_text(port, pod, &place.to_string(), v4, v6)),
             }
         }
         DialError::Reset => PairEnd::Reset,

@@ -25,6 +25,7 @@ struct Client {
 
 impl ForwardWriter for Client {
     const HALF_CLOSE: bool = true;
+    const TEXT_ENDS_ALL: bool = true;
 
     async fn write(&self, pair: PairId, bytes: Bytes) -> Result<(), Gone> {
         self.seen.borrow_mut().bytes.entry(pair).or_default().extend_from_slice(&bytes);
@@ -93,8 +94,14 @@ fn forwarding(place: Place, refusal: ForwardRefusal, test: impl AsyncFnOnce(&Han
         let hand = Hand { events, client: Client { seen: Rc::default(), changed: Rc::default() } };
         let config = StreamConfig { forward_refusal: refusal, ..StreamConfig::default() };
         let (scope, blocking, read_ahead) = (Scope::new(), Blocking::new(), Rc::default());
-        let surroundings =
-            Surroundings { scope: &scope, blocking: &blocking, read_ahead: &read_ahead, config: &config };
+        let ending = CancellationToken::new();
+        let surroundings = Surroundings {
+            scope: &scope,
+            blocking: &blocking,
+            read_ahead: &read_ahead,
+            config: &config,
+            ending: &ending,
+        };
         let destination = Destination { place, pod: "web".to_owned() };
         let mut reader = Events(received);
         let session = run(surroundings, destination, &mut reader, hand.client.clone());
@@ -243,4 +250,81 @@ async fn a_full_pair_makes_its_client_wait_and_discarding_lets_it_go_on() {
     inbound.discard();
     inbound.push(Bytes::from_static(b"nobody wants it")).await;
     assert_eq!(inbound.next().await, None);
+}
+
+#[test]
+fn what_a_client_sent_before_its_good_bye_still_reaches_the_pod() {
+    forwarding(Place::Host, ForwardRefusal::Text, async |hand| {
+        let (listener, port) = listener().await;
+        hand.send(ForwardEvent::Opened { pair: PairId(1), port }).await;
+        hand.data(1, vec![b'x'; 200_000]).await;
+        hand.send(ForwardEvent::Gone).await;
+        let mut bytes = Vec::new();
+        listener.accept().await.unwrap().0.read_to_end(&mut bytes).await.unwrap();
+        assert_eq!(bytes.len(), 200_000);
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pair_is_stuck_when_nothing_was_taken_for_a_while_however_long_it_was_empty() {
+    let inbound = Inbound::new(ConnectionMemory::new(Rc::default()));
+    sleep(2 * STUCK_LIMIT).await;
+    assert!(!inbound.is_stuck(STUCK_LIMIT));
+    for _ in 0..2 {
+        inbound.push(Bytes::from(vec![b'x'; 2000])).await;
+    }
+    assert!(!inbound.is_stuck(STUCK_LIMIT));
+    sleep(STUCK_LIMIT - STUCK_LOOK).await;
+    assert!(!inbound.is_stuck(STUCK_LIMIT));
+    inbound.next().await.unwrap();
+    sleep(STUCK_LIMIT - STUCK_LOOK).await;
+    assert!(!inbound.is_stuck(STUCK_LIMIT));
+    sleep(STUCK_LOOK).await;
+    assert!(inbound.is_stuck(STUCK_LIMIT));
+    inbound.next().await.unwrap();
+    sleep(STUCK_LIMIT).await;
+    assert!(!inbound.is_stuck(STUCK_LIMIT), "nothing waits");
+}
+
+/// A session whose pairs have no tasks: what is queued is taken by nobody but the test.
+fn session_with(pairs: &[u64]) -> Session<Client> {
+    let memory = ConnectionMemory::new(Rc::default());
+    let pair = |id: &u64| {
+        let pair = Pair { inbound: Inbound::new(memory.clone()), reset: CancellationToken::new() };
+        (PairId(*id), Rc::new(pair))
+    };
+    Session {
+        blocking: Blocking::new(),
+        refusal: ForwardRefusal::Text,
+        destination: Destination { place: Place::Host, pod: String::new() },
+        writer: Client { seen: Rc::default(), changed: Rc::default() },
+        activity: Activity::new(Duration::ZERO),
+        pairs: RefCell::new(pairs.iter().map(pair).collect()),
+        memory: memory.clone(),
+        pod_gone: Notify::new(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_holds_up_a_connection_is_reset_and_not_the_pair_that_waits_for_it() {
+    let ids: Vec<_> = (0..20).collect();
+    let session = session_with(&ids);
+    // All but the last use up what the connection may hold: of some the processes read nothing.
+    for id in &ids[..19] {
+        let pair = session.find(PairId(*id)).unwrap();
+        for _ in 0..15 {
+            let _ = timeout(Duration::ZERO, pair.inbound.push(Bytes::from(vec![b'x'; 16 * 1024]))).await;
+        }
+    }
+    let find = |id: u64| session.find(PairId(id)).unwrap();
+    let holders: Vec<_> = ids.iter().copied().filter(|id| !find(*id).inbound.is_taken()).collect();
+    assert!((16..19).contains(&holders.len()) && ids.iter().all(|id| !find(*id).reset.is_cancelled()));
+    sleep(STUCK_LIMIT - 2 * STUCK_LOOK).await;
+    // This one's process still reads, slowly.
+    let taken = find(3).inbound.next().await.unwrap();
+    find(3).inbound.push(taken).await;
+    session.pass_data(PairId(19), Bytes::from(vec![b'y'; 16 * 1024])).await;
+    let reset: Vec<_> = ids.iter().copied().filter(|id| find(*id).reset.is_cancelled()).collect();
+    assert_eq!(reset, holders.into_iter().filter(|id| *id != 3).collect::<Vec<_>>());
+    assert!(!session.find(PairId(19)).unwrap().inbound.is_taken());
 }

@@ -4,24 +4,30 @@ use std::{
     cell::RefCell,
     collections::{HashMap, VecDeque},
     rc::Rc,
+    time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, sleep_until};
 
 use super::{CANCEL, Carrier, Input, Link, Sent};
 use crate::{
     proto::{
         port_forward::{Pair, Pairs},
-        spdy::{Event, Headers, StreamId},
+        spdy::{Event, GoAwayStatus, Headers, StreamId},
     },
     session::client::{ForwardEvent, ForwardReader, ForwardWriter, Gone, PairEnd, PairId},
 };
 
-/// Serves one upgraded connection: runs the session, then waits for the client's good-bye.
-pub(in crate::transport) async fn serve(carrier: Carrier, session: impl AsyncFnOnce(&mut Reader<'_>, Writer)) {
+/// Serves one upgraded connection: runs the session, then waits for the client's good-bye. A stream may wait for its
+/// partner for as long as `creation_timeout`.
+pub(in crate::transport) async fn serve(
+    carrier: Carrier,
+    creation_timeout: Duration,
+    session: impl AsyncFnOnce(&mut Reader<'_>, Writer),
+) {
     super::run(carrier, async |input, link| {
-        let pairs = Rc::<RefCell<Pairs>>::default();
+        let pairs = Rc::new(RefCell::new(Pairs::new(creation_timeout)));
         let writer = Writer { link: link.clone(), pairs: pairs.clone() };
         let mut reader = Reader { input, pairs, early: HashMap::new(), due: VecDeque::new() };
         session(&mut reader, writer).await;
@@ -29,14 +35,22 @@ pub(in crate::transport) async fn serve(carrier: Carrier, session: impl AsyncFnO
     .await;
 }
 
+/// What came on a stream before its partner.
+#[derive(Debug, Default)]
+struct Early {
+    /// Copied together: pieces of one byte, each with a place in a queue, would take far more than the account says.
+    bytes: BytesMut,
+    finished: bool,
+}
+
 /// The client's streams as events of forwarded connections.
 #[derive(Debug)]
 pub(in crate::transport) struct Reader<'a> {
     input: &'a mut Input,
     pairs: Rc<RefCell<Pairs>>,
-    /// What came on data streams whose partner is not there yet. Each waits on its stream's account: the connection
-    /// bounds them.
-    early: HashMap<StreamId, Vec<Event>>,
+    /// What came on data streams whose partner is not there yet. It waits on the stream's account: the connection bounds
+    /// it, and stops reading at the bound.
+    early: HashMap<StreamId, Early>,
     /// Events that are known and not taken yet: those of a pair's time before it was one.
     due: VecDeque<Event>,
 }
@@ -86,7 +100,7 @@ impl Reader<'_> {
             Event::Data { id, bytes } => {
                 let pair = match self.place_of(id) {
                     Place::Waiting => {
-                        self.early.entry(id).or_default().push(Event::Data { id, bytes });
+                        self.early.entry(id).or_default().bytes.extend_from_slice(&bytes);
                         return None;
                     }
                     Place::DataOf(pair) => Some(pair),
@@ -97,7 +111,7 @@ impl Reader<'_> {
             }
             Event::Finished(id) => match self.place_of(id) {
                 Place::Waiting => {
-                    self.early.entry(id).or_default().push(Event::Finished(id));
+                    self.early.entry(id).or_default().finished = true;
                     None
                 }
                 Place::DataOf(pair) => Some(ForwardEvent::HalfClosed(pair)),
@@ -129,7 +143,11 @@ impl Reader<'_> {
             Ok(complete) => {
                 self.input.link.with(|connection| connection.accept(id));
                 let Pair { data, port, .. } = complete?;
-                self.due.extend(self.early.remove(&data).into_iter().flatten());
+                if let Some(early) = self.early.remove(&data) {
+                    let bytes = Some(early.bytes.freeze()).filter(|bytes| !bytes.is_empty());
+                    self.due.extend(bytes.map(|bytes| Event::Data { id: data, bytes }));
+                    self.due.extend(early.finished.then_some(Event::Finished(data)));
+                }
                 Some(ForwardEvent::Opened { pair: pair_id(data), port })
             }
             Err(error) => {
@@ -180,6 +198,7 @@ impl Writer {
 
 impl ForwardWriter for Writer {
     const HALF_CLOSE: bool = true;
+    const TEXT_ENDS_ALL: bool = true;
 
     async fn write(&self, pair: PairId, bytes: Bytes) -> Result<(), Gone> {
         let pair = self.pair(pair).ok_or(Gone)?;
@@ -191,8 +210,11 @@ impl ForwardWriter for Writer {
 
     fn half_close(&self, pair: PairId) {
         if let Some(pair) = self.pair(pair) {
-            // It may be closed already, which is as good.
-            let _ = self.link.with(|connection| connection.finish(pair.data, Bytes::new()));
+            // Clients wait for the end of both before they close their own connection. Either may be closed already,
+            // which is as good.
+            for stream in [pair.data, pair.error] {
+                let _ = self.link.with(|connection| connection.finish(stream, Bytes::new()));
+            }
         }
     }
 
@@ -214,6 +236,8 @@ impl ForwardWriter for Writer {
 
     async fn finish(&self) {
         self.link.finished.set(true);
+        // Clients have nothing else to tell them that their session is over.
+        self.link.with(|connection| connection.go_away(GoAwayStatus::OK));
         self.link.flushed().await;
     }
 }
