@@ -153,6 +153,8 @@ pub struct StreamConfig {
     pub session_limit: usize,
     /// What becomes of an attach client that reads too slowly.
     pub attach_lag: AttachLag,
+    /// What becomes of a command whose client has gone.
+    pub exec_client_gone: ClientGone,
     /// What the client of a port forward is told when nobody listens on the port.
     pub forward_refusal: ForwardRefusal,
     /// With what TLS is served; none is plain HTTP. Only builds with the feature `tls` have it.
@@ -182,6 +184,7 @@ impl Default for StreamConfig {
             connection_limit: CONNECTION_LIMIT,
             session_limit: SESSION_LIMIT,
             attach_lag: AttachLag::Cut,
+            exec_client_gone: ClientGone::Hangup,
             forward_refusal: ForwardRefusal::Text,
             tls: None,
         }
@@ -197,6 +200,17 @@ pub enum AttachLag {
     Skip,
     /// The container waits, each time no longer than this; then as [`AttachLag::Cut`].
     Wait(Duration),
+}
+
+/// What becomes of a command whose streaming client went away, or was given up, before the command ended (streaming 4.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientGone {
+    /// Its input ends and its output is closed: a terminal hangs up, a writer gets `SIGPIPE`. No signal is sent.
+    Hangup,
+    /// Its input ends; its output is read on, for nobody.
+    Leave,
+    /// As [`ClientGone::Hangup`]; after this long everything that the command has started is killed.
+    Kill(Duration),
 }
 
 /// What the client of a port forward is told when nobody listens on the port (streaming 6.3).

@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 
 use super::{ConfigError, MAX_SECONDS, absolute, count, seconds};
-use crate::config::{self, AttachLag, ForwardRefusal, StreamConfig, TlsFiles};
+use crate::config::{self, AttachLag, ClientGone, ForwardRefusal, StreamConfig, TlsFiles};
 
 /// How exec, attach and port forward are served.
 #[derive(Debug, clap::Args)]
@@ -60,6 +60,13 @@ pub struct Streams {
     #[arg(value_name = "POLICY", default_value = "cut", value_parser = attach_lag())]
     pub attach_lag: AttachLag,
 
+    /// What happens to a command whose client goes away before it: "hangup" ends its input and closes its output, so that a
+    /// terminal hangs up and a writer gets SIGPIPE; "leave" ends its input, and its output goes nowhere; "kill:TIME" (500ms,
+    /// 10s, 5m) is a hangup, after which the command and everything that it has started is killed
+    #[arg(long, env = "HOLDFAST_EXEC_CLIENT_GONE", hide_env_values = true, hide_short_help = true)]
+    #[arg(value_name = "POLICY", default_value = "hangup", value_parser = client_gone())]
+    pub exec_client_gone: ClientGone,
+
     /// What a port forward's client is told when nobody listens on the port: the reason as "text", upon which kubectl ends
     /// the whole session, or a "reset" of that connection alone
     #[arg(long, env = "HOLDFAST_FORWARD_REFUSAL", hide_env_values = true, hide_short_help = true)]
@@ -103,6 +110,7 @@ impl Streams {
             connection_limit: self.connection_limit,
             session_limit: self.session_limit,
             attach_lag: self.attach_lag,
+            exec_client_gone: self.exec_client_gone,
             forward_refusal: self.forward_refusal,
             tls,
         })
@@ -129,6 +137,27 @@ fn parse_attach_lag(text: &str) -> Option<AttachLag> {
         "skip" => return Some(AttachLag::Skip),
         _ => text.strip_prefix("wait:")?,
     };
+    let time = parse_time(time)?;
+    (!time.is_zero()).then_some(AttachLag::Wait(time))
+}
+
+fn client_gone() -> impl TypedValueParser<Value = ClientGone> {
+    NonEmptyStringValueParser::new().try_map(|text| {
+        parse_client_gone(&text)
+            .ok_or("choose hangup, leave, or kill:TIME, such as kill:500ms or kill:10s, of a year at most")
+    })
+}
+
+fn parse_client_gone(text: &str) -> Option<ClientGone> {
+    match text {
+        "hangup" => Some(ClientGone::Hangup),
+        "leave" => Some(ClientGone::Leave),
+        _ => parse_time(text.strip_prefix("kill:")?).map(ClientGone::Kill),
+    }
+}
+
+/// A number with its unit, a year at most.
+fn parse_time(time: &str) -> Option<Duration> {
     let digits = time.find(|character: char| !character.is_ascii_digit()).unwrap_or(time.len());
     let (number, unit) = (time[..digits].parse::<u64>().ok()?, &time[digits..]);
     let milliseconds = match unit {
@@ -137,7 +166,7 @@ fn parse_attach_lag(text: &str) -> Option<AttachLag> {
         "m" => number.checked_mul(60_000)?,
         _ => return None,
     };
-    (1..=MAX_SECONDS * 1000).contains(&milliseconds).then(|| AttachLag::Wait(Duration::from_millis(milliseconds)))
+    (milliseconds <= MAX_SECONDS * 1000).then(|| Duration::from_millis(milliseconds))
 }
 
 #[cfg(test)]
@@ -163,6 +192,29 @@ mod tests {
         ];
         for (text, policy) in cases {
             assert_eq!(parse_attach_lag(text), policy, "{text}");
+        }
+    }
+
+    #[test]
+    fn policies_for_commands_without_their_client_are_read() {
+        let kill = |milliseconds| Some(ClientGone::Kill(Duration::from_millis(milliseconds)));
+        let cases = [
+            ("hangup", Some(ClientGone::Hangup)),
+            ("leave", Some(ClientGone::Leave)),
+            ("kill:0s", kill(0)),
+            ("kill:500ms", kill(500)),
+            ("kill:10s", kill(10_000)),
+            ("kill:5m", kill(300_000)),
+            ("kill:10", None),
+            ("kill:", None),
+            ("kill", None),
+            ("kill:-1s", None),
+            ("kill:999999999999s", None),
+            ("Hangup", None),
+            ("", None),
+        ];
+        for (text, policy) in cases {
+            assert_eq!(parse_client_gone(text), policy, "{text}");
         }
     }
 }

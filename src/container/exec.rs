@@ -1,10 +1,10 @@
 //! A further process in a container, with streams of its own and no log.
 
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, rc::Rc, time::Duration};
 
 use tokio::{
     sync::watch,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -40,7 +40,40 @@ pub(crate) struct Exec {
     pub(crate) stdio: Rc<Stdio>,
     state: watch::Receiver<ExecState>,
     exit: Rc<Cell<Option<ExitStatus>>>,
-    kill: CancellationToken,
+    kill: Rc<Kill>,
+}
+
+/// When an exec is to be killed, if at all.
+#[derive(Debug)]
+struct Kill(watch::Sender<Option<Instant>>);
+
+impl Kill {
+    fn at(&self, time: Instant) {
+        self.0.send_replace(Some(time));
+    }
+
+    fn is_announced(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+
+    /// Resolves when it is time.
+    async fn due(&self) {
+        let mut time = self.0.subscribe();
+        loop {
+            let at = *time.borrow_and_update();
+            let due = async {
+                match at {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = due => return,
+                // Never an error: the sender is ours.
+                _ = time.changed() => {}
+            }
+        }
+    }
 }
 
 impl Exec {
@@ -67,7 +100,12 @@ impl Exec {
     /// Kills it with all that it has started, now or as soon as it has been started. If it has ended, what it left behind
     /// stays.
     pub(crate) fn kill(&self) {
-        self.kill.cancel();
+        self.kill.at(Instant::now());
+    }
+
+    /// The same after a time; what it leaves behind if it ends before that is killed too, where it has a cgroup of its own.
+    pub(crate) fn kill_after(&self, grace: Duration) {
+        self.kill.at(Instant::now() + grace);
     }
 }
 
@@ -75,21 +113,21 @@ impl Pod {
     /// Starts a process in a container. The id is not looked up: execSync must work through the runtime also for
     /// containers of a daemon before this one. Whoever wants output subscribes to the hub before awaiting anything.
     ///
-    /// With a deadline, until which the runtime must have started it, a kill is to be expected: the process gets a cgroup of
-    /// its own where that is possible.
-    pub(crate) fn exec(self: &Rc<Self>, spec: ExecSpec, deadline: Option<Instant>) -> Exec {
+    /// Until the deadline the runtime must have started it. Where a kill is to be expected, the process gets a cgroup of its
+    /// own if that is possible.
+    pub(crate) fn exec(self: &Rc<Self>, spec: ExecSpec, deadline: Option<Instant>, expect_kill: bool) -> Exec {
         let stdio = Stdio::new(spec.terminal, spec.stdin, self.read_ahead.clone());
         let (publish, state) = watch::channel(ExecState::Starting);
-        let kill = CancellationToken::new();
+        let kill = Rc::new(Kill(watch::Sender::new(None)));
         let exit = Rc::new(Cell::new(None));
         let exec = Exec { stdio: stdio.clone(), state, exit: exit.clone(), kill: kill.clone() };
         let span = tracing::info_span!("exec", container = %spec.id);
         let pod = self.clone();
         let work = async move {
-            let end = match pod.start_exec(spec, stdio.early_size(), deadline).await {
+            let end = match pod.start_exec(spec, stdio.early_size(), deadline, expect_kill).await {
                 Ok((started, cgroup)) => {
                     publish.send_replace(ExecState::Running);
-                    ExecState::Ended(pod.watch_exec(started, cgroup, &stdio, &exit, kill).await)
+                    ExecState::Ended(pod.watch_exec(started, cgroup, &stdio, &exit, &kill).await)
                 }
                 Err(error) => {
                     tracing::debug!(error = one_line(&error), "exec failed");
@@ -108,11 +146,9 @@ impl Pod {
         spec: ExecSpec,
         size: &Cell<Option<WindowSize>>,
         deadline: Option<Instant>,
+        expect_kill: bool,
     ) -> Result<(Started, Option<ExecCgroup>), LaunchError> {
-        let mut cgroup = match deadline {
-            Some(deadline) => self.make_exec_cgroup(&spec.id, deadline).await,
-            None => None,
-        };
+        let mut cgroup = if expect_kill { self.make_exec_cgroup(&spec.id, deadline).await } else { None };
         if self.closing.get() {
             return Err(LaunchError::Closing);
         }
@@ -140,10 +176,14 @@ impl Pod {
     }
 
     /// Without one the exec runs all the same, and is killed as well as can be.
-    async fn make_exec_cgroup(&self, id: &ContainerId, deadline: Instant) -> Option<ExecCgroup> {
+    async fn make_exec_cgroup(&self, id: &ContainerId, deadline: Option<Instant>) -> Option<ExecCgroup> {
         let container = self.containers.find(id).ok()?;
         let place = container.exec_cgroups.as_ref()?;
-        let option = timeout_at(deadline, self.runtime.cgroup_option()).await.ok()?;
+        let ask = self.runtime.cgroup_option();
+        let option = match deadline {
+            Some(deadline) => timeout_at(deadline, ask).await.ok()?,
+            None => ask.await,
+        };
         match place.make(option) {
             Ok(cgroup) => cgroup,
             Err(error) => {
@@ -165,13 +205,23 @@ impl Pod {
         }
     }
 
+    /// What outlives its command, as a daemon started by it may, is the container's now, unless its end is decided.
+    fn leave_behind(&self, cgroup: ExecCgroup, kill: &Rc<Kill>) {
+        if kill.is_announced() {
+            let kill = kill.clone();
+            self.scope.spawn(async move { cgroup.kill_when(kill.due()).await });
+        } else {
+            self.scope.spawn(cgroup.release());
+        }
+    }
+
     async fn watch_exec(
         &self,
         started: Started,
         mut cgroup: Option<ExecCgroup>,
         stdio: &Rc<Stdio>,
         exit: &Cell<Option<ExitStatus>>,
-        kill: CancellationToken,
+        kill: &Rc<Kill>,
     ) -> ExitStatus {
         let limits = DrainLimits { quiet: self.config.drain_quiet, max: self.config.drain_max_exec };
         let process = Rc::new(started.process);
@@ -182,13 +232,12 @@ impl Pod {
         let ended = async {
             let status = tokio::select! {
                 status = process.wait() => status,
-                () = kill.cancelled() => {
+                () = kill.due() => {
                     self.kill_exec(&process, cgroup.take()).await;
                     process.wait().await
                 }
             };
-            // What outlives its command, as a daemon started by it may, is the container's now.
-            cgroup.into_iter().for_each(|cgroup| self.scope.spawn(cgroup.release()));
+            cgroup.into_iter().for_each(|cgroup| self.leave_behind(cgroup, kill));
             exit.set(Some(status));
             gone.cancel();
             status
@@ -203,7 +252,7 @@ impl Pod {
                 }
                 Err(error) => {
                     tracing::error!(%error, "the streams of an exec could not be set up, so it is killed");
-                    kill.cancel();
+                    kill.at(Instant::now());
                     stdio.end();
                 }
             }

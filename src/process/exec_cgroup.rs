@@ -128,6 +128,23 @@ impl ExecCgroup {
         }
     }
 
+    /// The same when it is due, unless it has become empty by itself before.
+    pub(crate) async fn kill_when(self, due: impl Future<Output = ()>) {
+        let emptied = async {
+            let mut pause = FIRST_PAUSE;
+            while !remove(&self.directory) {
+                sleep(pause).await;
+                pause = (pause * 2).min(LAST_PAUSE);
+            }
+        };
+        tokio::select! {
+            biased;
+            () = emptied => return,
+            () = due => {}
+        }
+        self.kill().await;
+    }
+
     /// Gives what is still in it back to the container's cgroup, where it would have been without us, and removes it.
     pub(crate) async fn release(self) {
         let mut pause = FIRST_PAUSE;

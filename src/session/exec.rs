@@ -8,6 +8,7 @@ use super::{
     pass_input,
 };
 use crate::{
+    config::ClientGone,
     container::{Exec, Pod},
     model::{ExitStatus, Outcome, one_line, trimmed},
     oci::ExecSpec,
@@ -28,7 +29,8 @@ pub(crate) async fn run(
 ) {
     let stdin = spec.stdin;
     let activity = Activity::new(pod.config.streams.idle_timeout);
-    let mut exec = pod.exec(spec, None);
+    let policy = pod.config.streams.exec_client_gone;
+    let mut exec = pod.exec(spec, None, matches!(policy, ClientGone::Kill(_)));
     let stdio = exec.stdio.clone();
     // Before anything is awaited: the process does not exist yet, so nothing can be missed.
     let mut output = stdio.subscribe(wants, Lag::Wait);
@@ -44,8 +46,16 @@ pub(crate) async fn run(
         }
     };
     if gone {
-        tracing::debug!("the client of an exec is gone");
-        stdio.abandon();
+        tracing::debug!(?policy, "the client of an exec is gone");
+        match policy {
+            ClientGone::Hangup => stdio.abandon(),
+            // What it has sent still arrives. Without a subscriber the output is read and dropped.
+            ClientGone::Leave => stdio.stdin().half_close(),
+            ClientGone::Kill(grace) => {
+                exec.kill_after(grace);
+                stdio.abandon();
+            }
+        }
     }
 }
 

@@ -69,7 +69,8 @@ impl Drop for Account {
 /// end with its client, so that the command is always watched.
 pub(crate) async fn run(pod: &Rc<Pod>, memory: &Rc<CaptureMemory>, spec: ExecSpec, timeout: Duration) -> Reply {
     let deadline = (!timeout.is_zero()).then(|| Instant::now() + timeout.min(CENTURY));
-    let mut exec = pod.exec(spec, deadline);
+    // With a timeout, a kill is to be expected.
+    let mut exec = pod.exec(spec, deadline, deadline.is_some());
     // Before anything is awaited: the process does not exist yet, so nothing can be missed.
     let mut output = exec.stdio.subscribe(Wants { stdout: true, stderr: true }, Lag::Wait);
     let mut capture = Capture::new(memory, pod.counters.clone());
