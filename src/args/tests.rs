@@ -121,3 +121,13 @@ fn relative_paths_become_absolute_and_settings_arrive() {
     assert_eq!((config.streams.idle_timeout, config.log_stall), (Duration::ZERO, Duration::from_secs(7)));
     assert_eq!((config.streams.address.to_string(), config.tracing), ("::1".to_owned(), None));
 }
+
+#[test]
+fn the_page_of_settings_lists_every_option_with_its_variable() {
+    let page = include_str!("../../docs/SETTINGS.md");
+    for option in Args::command().get_arguments() {
+        let (Some(name), Some(variable)) = (option.get_long(), option.get_env()) else { continue };
+        let row = format!("| `--{name}` | `{}` |", variable.display());
+        assert!(page.contains(&row), "{row}");
+    }
+}
