@@ -155,6 +155,21 @@ CgroupManager 0xaa4bbac12765a78a systemd 0, cgroupfs 1
 Namespace 0xd61491b560a8f3a3 ipc 0, net 1, pid 2, user 3, uts 4
 ";
 
+/// What is ours, in the same notation: clients of released versions rely on it as much.
+const OWN_METHODS: &str = "\
+servePortForward @0 0xb31da36144ece41c request :ServePortForwardRequest -> 0x8364c9decbb61871 response :ServePortForwardResponse
+";
+
+const OWN_STRUCTS: &str = "\
+ServePortForwardRequest 0xb753f7b1bf474f98 0/4
+  metadata @0 :List(TextTextMapEntry) [p0]
+  netNsPath @1 :Text [p1]
+  podId @2 :Text [p2]
+  ports @3 :List(UInt16) [p3]
+ServePortForwardResponse 0x919fabee25acdf24 0/1
+  url @0 :Text [p0]
+";
+
 /// The output of the Cap'n Proto compiler, kept by the build script.
 struct Schema(Reader<OwnedSegments>);
 
@@ -177,9 +192,13 @@ struct Nodes<'a>(BTreeMap<u64, node::Reader<'a>>);
 impl<'a> Nodes<'a> {
     /// The id of what the contract's file calls so.
     fn find(&self, wanted: &str) -> u64 {
+        self.find_in("conmon.capnp:", wanted)
+    }
+
+    fn find_in(&self, file: &str, wanted: &str) -> u64 {
         let ours = |node: &&node::Reader<'_>| {
             let full = node.get_display_name().unwrap().to_str().unwrap();
-            full.strip_prefix("conmon.capnp:").is_some_and(|path| path.rsplit('.').next() == Some(wanted))
+            full.strip_prefix(file).is_some_and(|path| path.rsplit('.').next() == Some(wanted))
         };
         let mut found = self.0.values().filter(ours);
         let id = found.next().unwrap_or_else(|| panic!("{wanted} is missing")).get_id();
@@ -190,6 +209,29 @@ impl<'a> Nodes<'a> {
     fn methods(&self, interface: u64) -> Vec<method::Reader<'a>> {
         let node::Interface(of) = self.0[&interface].which().unwrap() else { panic!("no interface") };
         of.get_methods().unwrap().iter().collect()
+    }
+
+    /// A line for each method of an interface.
+    fn method_lines(&self, interface: u64) -> String {
+        let line = |(number, method): (usize, method::Reader<'_>)| {
+            let name = method.get_name().unwrap().to_str().unwrap();
+            let params = self.implicit(method.get_param_struct_type());
+            format!("{name} @{number} {params} -> {}\n", self.implicit(method.get_result_struct_type()))
+        };
+        self.methods(interface).into_iter().enumerate().map(line).collect()
+    }
+
+    /// The lines of the structs of a file that `published` names.
+    fn struct_lines(&self, file: &str, published: &str) -> String {
+        let mut lines = String::new();
+        for name in published.lines().filter(|line| !line.starts_with(' ')).map(|line| line.split(' ').next().unwrap())
+        {
+            let id = self.find_in(file, name);
+            let of = self.structure(id);
+            lines += &format!("{name} {id:#018x} {}/{}\n", of.get_data_word_count(), of.get_pointer_count());
+            of.get_fields().unwrap().iter().for_each(|field| lines += &format!("  {}\n", self.field(field)));
+        }
+        lines
     }
 
     fn structure(&self, id: u64) -> node::struct_::Reader<'a> {
@@ -261,29 +303,12 @@ fn the_file_and_the_interface_have_the_published_ids() {
 
 #[test]
 fn methods_have_the_published_numbers_and_one_request_and_response_each() {
-    let schema = Schema::compiled();
-    let nodes = schema.nodes();
-    let mut lines = String::new();
-    for (number, method) in nodes.methods(CONMON).into_iter().enumerate() {
-        let name = method.get_name().unwrap().to_str().unwrap();
-        let params = nodes.implicit(method.get_param_struct_type());
-        lines += &format!("{name} @{number} {params} -> {}\n", nodes.implicit(method.get_result_struct_type()));
-    }
-    assert_eq!(lines, METHODS);
+    assert_eq!(Schema::compiled().nodes().method_lines(CONMON), METHODS);
 }
 
 #[test]
 fn structs_have_the_published_ids_sizes_and_field_positions() {
-    let schema = Schema::compiled();
-    let nodes = schema.nodes();
-    let mut lines = String::new();
-    for name in STRUCTS.lines().filter(|line| !line.starts_with(' ')).map(|line| line.split(' ').next().unwrap()) {
-        let id = nodes.find(name);
-        let of = nodes.structure(id);
-        lines += &format!("{name} {id:#018x} {}/{}\n", of.get_data_word_count(), of.get_pointer_count());
-        of.get_fields().unwrap().iter().for_each(|field| lines += &format!("  {}\n", nodes.field(field)));
-    }
-    assert_eq!(lines, STRUCTS);
+    assert_eq!(Schema::compiled().nodes().struct_lines("conmon.capnp:", STRUCTS), STRUCTS);
 }
 
 #[test]
@@ -313,13 +338,15 @@ fn the_contract_has_nothing_that_is_not_published() {
 }
 
 #[test]
-fn our_own_interface_extends_the_contract() {
+fn our_own_interface_extends_the_contract_and_keeps_its_positions() {
     let schema = Schema::compiled();
     let nodes = schema.nodes();
     let holdfast = nodes.0.values().find(|node| name(node) == "Holdfast").unwrap();
     let node::Interface(of) = holdfast.which().unwrap() else { panic!("no interface") };
     let extended: Vec<_> = of.get_superclasses().unwrap().iter().map(|of| of.get_id()).collect();
     assert_eq!(extended, [CONMON]);
+    assert_eq!(nodes.method_lines(holdfast.get_id()), OWN_METHODS);
+    assert_eq!(nodes.struct_lines("holdfast.capnp:", OWN_STRUCTS), OWN_STRUCTS);
 }
 
 /// A field that is not set is zero or null on the wire. A default would make it mean something else to us alone.

@@ -22,7 +22,7 @@ pub use fds::{FdClient, FdError};
 pub use halves::{Collected, StreamMessage, StreamReceiver, StreamSender};
 pub use request::{
     AttachContainer, CgroupManager, CreateContainer, CreateNamespaces, ExecSync, ExecSyncReply, LogDriver,
-    LogDriverKind, NamespaceKind, ServeAttach, ServeExec, VersionReply,
+    LogDriverKind, NamespaceKind, ServeAttach, ServeExec, ServePortForward, VersionReply,
 };
 pub use rpc::Client;
 pub use stream::StreamClient;

@@ -142,6 +142,17 @@ pub struct ServeAttach {
     pub stderr: bool,
 }
 
+/// Arguments of `servePortForward`, of our own interface.
+#[derive(Debug, Clone, Default)]
+pub struct ServePortForward {
+    /// The network namespace with the ports; empty is the host's.
+    pub net_ns: PathBuf,
+    /// The pod, as error texts are to name it.
+    pub pod_id: String,
+    /// For clients of the old WebSocket form, which cannot name them.
+    pub ports: Vec<u16>,
+}
+
 /// A kind of namespace of a pod; control-api.md 1.4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NamespaceKind {

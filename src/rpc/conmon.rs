@@ -8,16 +8,13 @@ use tokio::sync::oneshot;
 use super::{Connection, Services, decode, error};
 use crate::{
     pause::Kind,
-    schema::{
-        conmon_capnp::conmon::{
-            self, AttachContainerParams, AttachContainerResults, CreateContainerParams, CreateContainerResults,
-            CreateNamespacesParams, CreateNamespacesResults, ExecSyncContainerParams, ExecSyncContainerResults,
-            ReopenLogContainerParams, ReopenLogContainerResults, ServeAttachContainerParams,
-            ServeAttachContainerResults, ServeExecContainerParams, ServeExecContainerResults,
-            ServePortForwardContainerParams, ServePortForwardContainerResults, SetWindowSizeContainerParams,
-            SetWindowSizeContainerResults, StartFdSocketParams, StartFdSocketResults, VersionParams, VersionResults,
-        },
-        holdfast_capnp::holdfast,
+    schema::conmon_capnp::conmon::{
+        self, AttachContainerParams, AttachContainerResults, CreateContainerParams, CreateContainerResults,
+        CreateNamespacesParams, CreateNamespacesResults, ExecSyncContainerParams, ExecSyncContainerResults,
+        ReopenLogContainerParams, ReopenLogContainerResults, ServeAttachContainerParams, ServeAttachContainerResults,
+        ServeExecContainerParams, ServeExecContainerResults, ServePortForwardContainerParams,
+        ServePortForwardContainerResults, SetWindowSizeContainerParams, SetWindowSizeContainerResults,
+        StartFdSocketParams, StartFdSocketResults, VersionParams, VersionResults,
     },
     session::exec_sync,
     sys::process::trim_heap,
@@ -40,8 +37,6 @@ pub(super) struct Server {
     pub(super) services: Rc<Services>,
     pub(super) connection: Rc<Connection>,
 }
-
-impl holdfast::Server for Server {}
 
 impl conmon::Server for Server {
     async fn version(self: Rc<Self>, params: VersionParams, mut results: VersionResults) -> Result<(), Error> {
@@ -203,13 +198,14 @@ impl conmon::Server for Server {
         results.get().init_response().set_url(url);
         Ok(())
     }
+
     async fn serve_port_forward_container(
         self: Rc<Self>,
         params: ServePortForwardContainerParams,
         mut results: ServePortForwardContainerResults,
     ) -> Result<(), Error> {
         let _call = self.connection.call();
-        let destination = decode::serve_port_forward(params.get()?.get_request()?).map_err(|e| error::invalid(&e))?;
+        let destination = decode::ports::container(params.get()?.get_request()?).map_err(|e| error::invalid(&e))?;
         let url = self.services.streams.offer_port_forward(destination, Vec::new()).map_err(|e| error::world(&e))?;
         results.get().init_response().set_url(url);
         Ok(())

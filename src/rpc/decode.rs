@@ -1,6 +1,7 @@
 //! Requests from the wire as checked values: what comes out of here is believed by everything behind it.
 
 pub(super) mod namespaces;
+pub(super) mod ports;
 
 use std::{num::NonZeroU64, path::PathBuf, time::Duration};
 
@@ -12,9 +13,8 @@ use crate::{
     schema::conmon_capnp::conmon::{
         CgroupManager as WireManager, attach_request, create_container_request, exec_sync_container_request,
         log_driver, reopen_log_request, serve_attach_container_request, serve_exec_container_request,
-        serve_port_forward_container_request, set_window_size_request, text_text_map_entry,
+        set_window_size_request, text_text_map_entry,
     },
-    session::{dial::Place, port_forward::Destination},
     stdio::Wants,
     transport::Slots,
 };
@@ -145,20 +145,6 @@ pub(super) fn serve_attach(
         return Err(bad("streams", "one of stdin, stdout, and stderr must be set"));
     }
     Ok((id(request.get_id()?)?, stdin, wants))
-}
-
-/// Where the ports are. Without a path it is the host's own network, which some pods share.
-pub(super) fn serve_port_forward(
-    request: serve_port_forward_container_request::Reader<'_>,
-) -> Result<Destination, Invalid> {
-    Ok(Destination { place: place(request.get_net_ns_path()?)?, pod: String::new() })
-}
-
-fn place(path_text: capnp::text::Reader<'_>) -> Result<Place, Invalid> {
-    if path_text.is_empty() {
-        return Ok(Place::Host);
-    }
-    path("netNsPath", path_text).map(Place::Namespace)
 }
 
 /// What a call for an attach socket says.

@@ -4,6 +4,7 @@ mod conmon;
 mod decode;
 mod error;
 mod gate;
+mod holdfast;
 mod network;
 mod traced;
 

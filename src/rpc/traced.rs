@@ -5,6 +5,7 @@ use std::{ops::Deref, rc::Rc};
 use capnp::{
     any_pointer,
     capability::{self, Client, DispatchCallResult, FromServer, Params, Promise, Results},
+    struct_list,
     traits::HasTypeId as _,
 };
 
@@ -43,7 +44,7 @@ impl capability::Server for Traced {
         params: Params<any_pointer::Owned>,
         results: Results<any_pointer::Owned>,
     ) -> DispatchCallResult {
-        let call = (interface == conmon::Client::TYPE_ID).then(|| read(method, &params)).flatten();
+        let call = read(interface, method, &params);
         let call = call.and_then(|(name, parent)| self.services.traces.call(name, parent.as_ref()));
         let remnant = Remnant::of(&self.connection);
         let dispatched = self.0.dispatch_call(interface, method, params, results);
@@ -66,33 +67,41 @@ impl capability::Server for Traced {
 }
 
 /// The method's name and what the caller traces it as. Metadata never fails a call: what cannot be read is not there.
-fn read(method: u16, params: &Params<any_pointer::Owned>) -> Option<(&'static str, Option<TraceParent>)> {
-    /// Text-map propagators send three entries at most; reading 100 000 would be work for nothing.
-    const ENTRIES: u32 = 64;
+fn read(
+    interface: u64,
+    method: u16,
+    params: &Params<any_pointer::Owned>,
+) -> Option<(&'static str, Option<TraceParent>)> {
     macro_rules! metadata {
-        ($params:ident) => {
-            params.get().and_then(|any| any.get_as::<conmon::$params::Reader<'_>>()?.get_request()?.get_metadata())
+        ($interface:ident, $params:ident) => {
+            params.get().and_then(|any| any.get_as::<$interface::$params::Reader<'_>>()?.get_request()?.get_metadata())
         };
     }
+    const CONMON: u64 = conmon::Client::TYPE_ID;
+    const HOLDFAST: u64 = holdfast::Client::TYPE_ID;
     // In the order of the schema; every request has metadata.
-    let (name, metadata) = match method {
-        0 => ("version", metadata!(version_params)),
-        1 => ("createContainer", metadata!(create_container_params)),
-        2 => ("execSyncContainer", metadata!(exec_sync_container_params)),
-        3 => ("attachContainer", metadata!(attach_container_params)),
-        4 => ("reopenLogContainer", metadata!(reopen_log_container_params)),
-        5 => ("setWindowSizeContainer", metadata!(set_window_size_container_params)),
-        6 => ("createNamespaces", metadata!(create_namespaces_params)),
-        7 => ("startFdSocket", metadata!(start_fd_socket_params)),
-        8 => ("serveExecContainer", metadata!(serve_exec_container_params)),
-        9 => ("serveAttachContainer", metadata!(serve_attach_container_params)),
-        10 => ("servePortForwardContainer", metadata!(serve_port_forward_container_params)),
+    let (name, metadata) = match (interface, method) {
+        (CONMON, 0) => ("version", metadata!(conmon, version_params)),
+        (CONMON, 1) => ("createContainer", metadata!(conmon, create_container_params)),
+        (CONMON, 2) => ("execSyncContainer", metadata!(conmon, exec_sync_container_params)),
+        (CONMON, 3) => ("attachContainer", metadata!(conmon, attach_container_params)),
+        (CONMON, 4) => ("reopenLogContainer", metadata!(conmon, reopen_log_container_params)),
+        (CONMON, 5) => ("setWindowSizeContainer", metadata!(conmon, set_window_size_container_params)),
+        (CONMON, 6) => ("createNamespaces", metadata!(conmon, create_namespaces_params)),
+        (CONMON, 7) => ("startFdSocket", metadata!(conmon, start_fd_socket_params)),
+        (CONMON, 8) => ("serveExecContainer", metadata!(conmon, serve_exec_container_params)),
+        (CONMON, 9) => ("serveAttachContainer", metadata!(conmon, serve_attach_container_params)),
+        (CONMON, 10) => ("servePortForwardContainer", metadata!(conmon, serve_port_forward_container_params)),
+        (HOLDFAST, 0) => ("servePortForward", metadata!(holdfast, serve_port_forward_params)),
         _ => return None,
     };
-    let parent = metadata.ok().and_then(|entries| {
-        let head = (0..entries.len().min(ENTRIES)).map(|index| entries.get(index));
-        let mut named = head.filter(|entry| entry.get_key().is_ok_and(|key| key.as_bytes() == b"traceparent"));
-        TraceParent::parse(named.next()?.get_value().ok()?.as_bytes())
-    });
-    Some((name, parent))
+    Some((name, metadata.ok().and_then(parent)))
+}
+
+fn parent(entries: struct_list::Reader<'_, conmon::text_text_map_entry::Owned>) -> Option<TraceParent> {
+    /// Text-map propagators send three entries at most; reading 100 000 would be work for nothing.
+    const ENTRIES: u32 = 64;
+    let head = (0..entries.len().min(ENTRIES)).map(|index| entries.get(index));
+    let mut named = head.filter(|entry| entry.get_key().is_ok_and(|key| key.as_bytes() == b"traceparent"));
+    TraceParent::parse(named.next()?.get_value().ok()?.as_bytes())
 }

@@ -69,7 +69,8 @@ impl Request {
     fn cost(&self) -> usize {
         match self {
             Self::Exec { spec, .. } => spec.command.iter().map(|word| word.len() + 64).sum(),
-            Self::Attach { .. } | Self::PortForward { .. } => 0,
+            Self::Attach { .. } => 0,
+            Self::PortForward { destination, ports } => destination.cost() + 2 * ports.len(),
         }
     }
 }

@@ -49,6 +49,17 @@ pub(crate) struct Destination {
     pub(crate) pod: String,
 }
 
+impl Destination {
+    /// What a caller has chosen of it, in bytes.
+    pub(super) fn cost(&self) -> usize {
+        let place = match &self.place {
+            Place::Host => 0,
+            Place::Namespace(path) => path.as_os_str().len(),
+        };
+        place + self.pod.len()
+    }
+}
+
 /// What the pairs of one client share.
 struct Session<W> {
     blocking: Blocking,
