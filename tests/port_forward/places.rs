@@ -56,8 +56,10 @@ fn p124_when_the_pod_is_gone_a_new_connection_is_told_and_everything_ends() {
     with_pod(async |sandbox, pod| {
         let (listener, port) = pod.listen();
         let mut session = forward(sandbox, pod).await;
-        let (ended, open) = (session.open_pair(port, 0).await, session.open_pair(port, 1).await);
-        let (server, other) = (accept(&listener).await, accept(&listener).await);
+        let ended = session.open_pair(port, 0).await;
+        let server = accept(&listener).await;
+        let open = session.open_pair(port, 1).await;
+        let other = accept(&listener).await;
         // Its processes end, and with them their connections.
         drop(server);
         pair_ended(&mut session, ended).await;

@@ -2,7 +2,6 @@
 
 use std::{
     fs::{self, File},
-    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -12,10 +11,11 @@ use holdfast::client::Client;
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
+    sys::socket::{setsockopt, sockopt},
 };
 use tokio::{
     io::AsyncReadExt as _,
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
 
@@ -69,8 +69,8 @@ impl Pod {
     /// The same with sockets that take little before they are read.
     pub(crate) fn listen_narrow(&self) -> (TcpListener, u16) {
         let (listener, port) = self.listen();
-        let socket = socket2(&listener);
-        nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::RcvBuf, &4096).expect("a socket");
+        // Connections inherit it.
+        setsockopt(&listener, sockopt::RcvBuf, &4096).expect("a socket");
         (listener, port)
     }
 
@@ -91,11 +91,6 @@ impl Drop for Pod {
         // A test may have removed it.
         let _ = umount2(&self.path, MntFlags::MNT_DETACH);
     }
-}
-
-fn socket2(listener: &TcpListener) -> std::os::fd::OwnedFd {
-    use std::os::fd::AsFd as _;
-    listener.as_fd().try_clone_to_owned().expect("a second descriptor")
 }
 
 /// Runs an applet, which must succeed.
@@ -157,13 +152,6 @@ pub(crate) fn echo(listener: TcpListener) -> JoinHandle<()> {
             });
         }
     })
-}
-
-/// A connection to a port of the host on the loopback.
-pub(crate) async fn connect_narrow(address: SocketAddr) -> TcpStream {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.set_recv_buffer_size(4096).expect("a socket");
-    within(socket.connect(address)).await.expect("the server listens")
 }
 
 /// Reads until both streams of a pair have ended.
