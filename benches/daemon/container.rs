@@ -76,7 +76,7 @@ pub(super) fn make_rootfs(path: &Path) -> Result<()> {
     }
     let which = Command::new("sh").args(["-c", "command -v busybox"]).output()?;
     fs::copy(String::from_utf8(which.stdout)?.trim(), path.join("bin/busybox"))?;
-    for applet in ["sh", "sleep", "head"] {
+    for applet in ["sh", "sleep", "head", "dd", "cat", "true"] {
         symlink("busybox", path.join("bin").join(applet))?;
     }
     Ok(())

@@ -7,18 +7,18 @@ mod container;
 mod measure;
 mod peer;
 mod pod;
+mod raw;
+mod streams;
 
 use std::{
     error::Error,
     fs,
-    io::{self, Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    io::{self, Write as _},
     path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
 
-use holdfast::client::{STREAM_PROTOCOLS, ServeExec, StreamClient, StreamMessage};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
@@ -38,7 +38,6 @@ const LOG_BYTES: usize = 256_000_000;
 const LINE: usize = 100;
 /// A CRI record has a time of 30 bytes, the stream and the tag before each line.
 const RECORD: usize = "2000-01-01T00:00:00.000000000Z stdout F ".len() + LINE;
-const EXEC_BYTES: usize = 400_000_000;
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -60,7 +59,13 @@ fn main() -> Result<()> {
             log().await?;
         }
         if chosen("exec") {
-            exec().await?;
+            streams::output().await?;
+        }
+        if chosen("sessions") {
+            streams::memory().await?;
+        }
+        if chosen("echo") {
+            streams::echo().await?;
         }
         Ok(())
     })
@@ -191,78 +196,6 @@ async fn cat(pod: &Pod, payload: &Payload) -> Result<Duration> {
     fs::remove_file(out)?;
     fs::remove_file(gate)?;
     Ok(time)
-}
-
-/// Output of an exec through a WebSocket, from its first byte to its last.
-async fn exec() -> Result<()> {
-    let pod = Pod::start().await?;
-    pod.run("exec", &Payload::idle()).await?;
-    let command = ["head", "-c", &EXEC_BYTES.to_string(), "/dev/zero"].map(str::to_owned);
-    let (mut ours, mut copies, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        let request =
-            ServeExec { id: "exec".to_owned(), command: command.to_vec(), stdout: true, ..ServeExec::default() };
-        let before = cpu_time(pod.pid)?;
-        let url = pod.client.serve_exec(&request).await?;
-        ours.push(rate(EXEC_BYTES, receive(StreamClient::connect(&url, &STREAM_PROTOCOLS).await?).await?));
-        cpu.push((cpu_time(pod.pid)? - before).as_secs_f64() / (EXEC_BYTES as f64 / 1e9));
-        copies.push(rate(EXEC_BYTES, tcp_copy(&command)?));
-    }
-    let (ours, copies, cpu) = (median(ours), median(copies), median(cpu));
-    say(&format!(
-        "| output of an exec over WebSocket | {ours:.0} MB/s ({cpu:.2} CPU s/GB) | pipe to TCP by a read-write loop: {copies:.0} MB/s | {:.2} |",
-        ours / copies
-    ))
-}
-
-async fn receive(mut stream: StreamClient) -> Result<Duration> {
-    let (mut start, mut total) = (None, 0);
-    loop {
-        match stream.next().await? {
-            StreamMessage::Stdout(bytes) if bytes.is_empty() => {}
-            StreamMessage::Stdout(bytes) => {
-                start.get_or_insert_with(Instant::now);
-                total += bytes.len();
-            }
-            StreamMessage::Stderr(bytes) => return Err(String::from_utf8_lossy(&bytes).into_owned().into()),
-            StreamMessage::Status(_) => {}
-            StreamMessage::Closed { .. } => break,
-        }
-    }
-    match start {
-        Some(start) if total == EXEC_BYTES => Ok(start.elapsed()),
-        _ => Err(format!("the exec brought {total} bytes").into()),
-    }
-}
-
-/// The same command on the host, copied from its pipe to a loopback connection. Not `io::copy`, which would splice.
-fn tcp_copy(command: &[String]) -> Result<Duration> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let mut out = TcpStream::connect(listener.local_addr()?)?;
-    let (mut incoming, _) = listener.accept()?;
-    let mut child = Command::new("busybox").args(command).stdout(Stdio::piped()).spawn()?;
-    let mut pipe = child.stdout.take().ok_or("the child has no pipe")?;
-    let start = Instant::now();
-    let sender = std::thread::spawn(move || -> io::Result<()> {
-        let mut buffer = vec![0; 64 * 1024];
-        loop {
-            match pipe.read(&mut buffer)? {
-                0 => return Ok(()),
-                count => out.write_all(&buffer[..count])?,
-            }
-        }
-    });
-    let (mut buffer, mut total) = (vec![0; 64 * 1024], 0);
-    loop {
-        match incoming.read(&mut buffer)? {
-            0 => break,
-            count => total += count,
-        }
-    }
-    let time = start.elapsed();
-    sender.join().map_err(|_| "the sender panicked")??;
-    child.wait()?;
-    if total == EXEC_BYTES { Ok(time) } else { Err(format!("the copy brought {total} bytes").into()) }
 }
 
 /// A directory on the file system that all figures of a run share.
