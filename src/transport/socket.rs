@@ -114,7 +114,7 @@ impl Socket {
             }
             // The last acknowledgement may be older than what now waits for one.
             let waited = waiting_since.get_or_insert_with(Instant::now).elapsed();
-            let silent = self.with_tcp(|tcp| since_last_ack(tcp)).unwrap_or(Duration::ZERO);
+            let silent = self.with_tcp(since_last_ack).unwrap_or(Duration::ZERO);
             if waited.min(silent) >= DEAD_AFTER {
                 return;
             }
