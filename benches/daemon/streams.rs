@@ -178,8 +178,8 @@ pub(super) async fn echo() -> Result<()> {
         });
         let mut times = futures_util::future::try_join_all(rounds).await?.concat();
         times.sort_by(f64::total_cmp);
-        let at = |part: f64| times[(times.len() as f64 * part) as usize];
-        let (p50, p99) = (at(0.5), at(0.99));
+        let at = |percent: usize| times[times.len() * percent / 100];
+        let (p50, p99) = (at(50), at(99));
         say(&format!(
             "| round trip, {ECHO_SESSIONS} sessions at once, {} | p99 {p99:.2} ms | p50 {p50:.2} ms | {:.2} |",
             wire.name(),
