@@ -163,8 +163,10 @@ impl StreamServer {
 
     fn listen(self: &Rc<Self>) -> Result<SocketAddr, SysError> {
         let config = &self.pod.config.streams;
-        let fail = |e: &std::io::Error| SysError::from_io("listen for streaming clients", e);
-        let listener = std::net::TcpListener::bind((config.address, config.port)).map_err(|e| fail(&e))?;
+        let wanted = SocketAddr::new(config.address, config.port);
+        let what = "listen for streaming clients (--stream-address, --stream-port) on";
+        let fail = |e: &std::io::Error| SysError::io(what, wanted.to_string(), e);
+        let listener = std::net::TcpListener::bind(wanted).map_err(|e| fail(&e))?;
         listener.set_nonblocking(true).map_err(|e| fail(&e))?;
         let address = dialable(listener.local_addr().map_err(|e| fail(&e))?);
         let listener = TcpListener::from_std(listener).map_err(|e| fail(&e))?;

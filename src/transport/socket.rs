@@ -97,8 +97,10 @@ impl Socket {
         }
     }
 
-    /// Ends the connection at once, both ways: reading sees the end, writing fails.
+    /// Ends the connection at once, both ways: reading sees the end, writing fails. What the peer has not acknowledged is
+    /// dropped: else the kernel would go on offering it for many minutes.
     pub(super) fn shut_down(&self) {
+        let _ = self.with_tcp(TcpStream::set_zero_linger);
         let _ = self.with_tcp(|tcp| shutdown(tcp.as_raw_fd(), Shutdown::Both));
     }
 

@@ -3,7 +3,7 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{
-    pod::{Pod, accept, read_all, url, with_pod},
+    pod::{Pod, accept, read_all, serving, url, with_pod},
     support::{
         Sandbox,
         raw_ws::{BINARY, CLOSE, FIN, Frame, RawSession, TEXT, channel},
@@ -40,19 +40,19 @@ fn p117_each_channel_begins_with_its_port_before_any_data() {
             let listeners: Vec<_> = (0..count).map(|_| pod.listen()).collect();
             let ports: Vec<_> = listeners.iter().map(|(_, port)| *port).collect();
             // Servers that speak first, as fast as they can.
-            let serving = listeners.into_iter().map(|(listener, _)| {
-                tokio::task::spawn_local(async move {
+            let servers = listeners.into_iter().map(|(listener, _)| {
+                serving(async move {
                     accept(&listener).await.write_all(b"220 ready\r\n").await.expect("the daemon reads");
                 })
             });
-            let serving: Vec<_> = serving.collect();
+            let servers: Vec<_> = servers.collect();
             let mut session = open(sandbox, pod, &ports).await;
             let frames = session.rest().await;
             for index in 0..count {
                 assert_eq!(text(&frames, 2 * u8::try_from(index).expect("few")), "220 ready\r\n");
             }
             assert_eq!(frames.last().and_then(Frame::close_code), Some(1000));
-            for server in serving {
+            for server in servers {
                 server.await.expect("it was reached");
             }
         }

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    pod::{accept, echo, echoes, forward, pair_ended, with_pod, with_pod_and},
+    pod::{accept, echo, echoes, forward, pair_ended, serving, with_pod, with_pod_and},
     support::{
         long,
         procfs::{descriptors, settled_descriptors, status_line},
@@ -99,7 +99,8 @@ fn p110_a_pair_that_holds_up_its_connection_is_reset_after_a_while() {
         });
         sent.await.expect("the connection is read again after 30 s");
         assert!(anonymous(sandbox.daemon_pid()) < before + 8 * 1024, "memory is bounded");
-        session.reader.wait(&Frame::Reset { id: stuck.data, status: CANCEL }).await;
+        let seen = pair_ended(&mut session, stuck).await;
+        assert!(seen.frames.contains(&Frame::Reset { id: stuck.data, status: CANCEL }), "{seen:?}");
         echoes(&mut session, port, 1).await;
         session.bye().await;
     });
@@ -245,8 +246,8 @@ fn both_ways(count: usize, length: usize) {
             pairs.push(session.open_pair(port, u32::try_from(request).expect("few")).await);
             servers.push(accept(&listener).await);
         }
-        let serving = (200..).zip(servers).map(|(seed, stream)| tokio::task::spawn_local(serve(stream, seed, length)));
-        let servers: Vec<_> = serving.collect();
+        let tasks = (200..).zip(servers).map(|(seed, stream)| serving(serve(stream, seed, length)));
+        let servers: Vec<_> = tasks.collect();
         let (_, hashes) =
             tokio::join!(send_all(&mut session.writer, &pairs, length), receive_all(&mut session.reader, &pairs));
         for (index, (server, hash)) in servers.into_iter().zip(hashes).enumerate() {
@@ -275,7 +276,7 @@ fn p112_a_pair_that_ends_amid_much_output_ends_behind_it() {
         let mut session = forward(sandbox, pod).await;
         let pair = session.open_pair(port, 0).await;
         let mut server = accept(&listener).await;
-        let sent = tokio::task::spawn_local(async move {
+        let sent = serving(async move {
             server.write_all(&vec![b'x'; 8 << 20]).await.expect("the daemon reads");
         });
         let seen = pair_ended(&mut session, pair).await;

@@ -140,12 +140,18 @@ pub(crate) async fn read_all(stream: &mut TcpStream) -> Vec<u8> {
     bytes
 }
 
+/// Runs a server of the test beside it.
+#[allow(clippy::disallowed_methods)] // The runtime ends with the test, and with it all its tasks.
+pub(crate) fn serving<T: 'static>(server: impl Future<Output = T> + 'static) -> JoinHandle<T> {
+    tokio::task::spawn_local(server)
+}
+
 /// Sends back what comes on every connection, until its end.
 pub(crate) fn echo(listener: TcpListener) -> JoinHandle<()> {
-    tokio::task::spawn_local(async move {
+    serving(async move {
         loop {
             let (mut stream, _) = listener.accept().await.expect("a listener");
-            tokio::task::spawn_local(async move {
+            serving(async move {
                 let (mut reader, mut writer) = stream.split();
                 // The other end may break it: that is what tests are about.
                 let _ = tokio::io::copy(&mut reader, &mut writer).await;
