@@ -218,7 +218,8 @@ pub enum ClientGone {
 pub enum ForwardRefusal {
     /// The reason. kubectl shows it and then ends the whole session.
     Text,
-    /// Nothing but a reset: only that connection fails.
+    /// Nothing but a reset: only that connection fails. Over the channels of a WebSocket, where a text ends nothing else, the
+    /// reason all the same.
     Reset,
 }
 
