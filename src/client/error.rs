@@ -61,10 +61,19 @@ pub enum StreamError {
         /// The first bytes of the answer's body, trimmed.
         body: String,
     },
-    /// One of the ends broke the WebSocket protocol, or the connection was lost.
+    /// One of the ends broke the protocol, or the connection was lost.
     #[error("streaming connection: {0}")]
     Broken(String),
     /// Before v5 there is no way to close stdin alone; streaming.md 2.4.
     #[error("the agreed sub-protocol cannot close stdin alone")]
     NoHalfClose,
+    /// A message for something the session was not asked for with.
+    #[error("the session has no {0}: it was not asked for")]
+    NoStream(&'static str),
+    /// Over SPDY: the server wants no such stream, or as many are open as it allows.
+    #[error("the server refused the {0} stream")]
+    StreamRefused(&'static str),
+    /// Over SPDY: nothing was said about a stream in 30 s.
+    #[error("the server did not answer when the {0} stream was opened")]
+    NoAnswer(&'static str),
 }

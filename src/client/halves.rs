@@ -13,7 +13,7 @@ use tokio_tungstenite::{
     tungstenite::{self, Message},
 };
 
-use super::{StreamError, status};
+use super::{StreamError, spdy::command, status};
 use crate::model::{Outcome, WindowSize};
 
 const STDIN: u8 = 0;
@@ -35,7 +35,7 @@ pub enum StreamMessage {
     Stderr(Bytes),
     /// How it ended.
     Status(Outcome),
-    /// The server closed the session with this code; `None` when there was no Close frame.
+    /// The server closed the session with this code; `None` when there was no Close frame, and over SPDY, which has none.
     Closed {
         /// 1000 is the normal end; RFC 6455 section 7.4.
         code: Option<u16>,
@@ -58,14 +58,26 @@ pub struct Collected {
 /// The half that sends. Use the two halves at the same time: a process that echoes stops reading when nobody reads it.
 #[derive(Debug)]
 pub struct StreamSender {
-    pub(super) socket: SplitSink<WebSocketStream<TcpStream>, Message>,
+    pub(super) half: SendHalf,
     pub(super) protocol: Option<String>,
+}
+
+#[derive(Debug)]
+pub(super) enum SendHalf {
+    WebSocket(SplitSink<WebSocketStream<TcpStream>, Message>),
+    Spdy(command::Sender),
 }
 
 /// The half that receives; it also answers pings.
 #[derive(Debug)]
 pub struct StreamReceiver {
-    pub(super) socket: SplitStream<WebSocketStream<TcpStream>>,
+    pub(super) half: ReceiveHalf,
+}
+
+#[derive(Debug)]
+pub(super) enum ReceiveHalf {
+    WebSocket(SplitStream<WebSocketStream<TcpStream>>),
+    Spdy(Box<command::Receiver>),
 }
 
 impl StreamSender {
@@ -80,8 +92,11 @@ impl StreamSender {
     /// Says that no more stdin will come; output goes on.
     ///
     /// # Errors
-    /// Before v5 always; else when the connection is lost.
+    /// On a WebSocket before v5 always; else when the connection is lost.
     pub async fn close_stdin(&mut self) -> Result<(), StreamError> {
+        if let SendHalf::Spdy(spdy) = &self.half {
+            return spdy.close_stdin();
+        }
         if self.protocol.as_deref() != Some("v5.channel.k8s.io") {
             return Err(StreamError::NoHalfClose);
         }
@@ -96,27 +111,46 @@ impl StreamSender {
         self.send(RESIZE, format!("{{\"Width\":{},\"Height\":{}}}\n", size.cols, size.rows).as_bytes()).await
     }
 
-    /// Sends any message, for tests of what a server must put up with.
+    /// Sends any message, for tests of what a server must put up with. Over SPDY there are no other channels than those of
+    /// stdin and resize.
     ///
     /// # Errors
     /// When the connection is lost.
     pub async fn send(&mut self, channel: u8, payload: &[u8]) -> Result<(), StreamError> {
+        let socket = match &mut self.half {
+            SendHalf::WebSocket(socket) => socket,
+            SendHalf::Spdy(spdy) => {
+                return match channel {
+                    STDIN => spdy.send_stdin(payload).await,
+                    RESIZE => spdy.send_size(payload).await,
+                    _ => Err(StreamError::NoStream("such channel")),
+                };
+            }
+        };
         let mut message = BytesMut::with_capacity(1 + payload.len());
         message.put_u8(channel);
         message.put_slice(payload);
-        self.socket.send(Message::Binary(message.freeze())).await.map_err(|error| broken(&error))
+        socket.send(Message::Binary(message.freeze())).await.map_err(|error| broken(&error))
     }
 
-    /// Begins the closing handshake with code 1000; the session's process is then dealt with as streaming.md 4.5 says.
+    /// Begins the closing handshake with code 1000, or says good-bye over SPDY; the session's process is then dealt with as
+    /// streaming.md 4.5 says.
     ///
     /// # Errors
     /// When the connection is lost.
     pub async fn close(&mut self) -> Result<(), StreamError> {
+        let socket = match &mut self.half {
+            SendHalf::WebSocket(socket) => socket,
+            SendHalf::Spdy(spdy) => {
+                spdy.close().await;
+                return Ok(());
+            }
+        };
         let frame = tungstenite::protocol::CloseFrame {
             code: tungstenite::protocol::frame::coding::CloseCode::Normal,
             reason: "".into(),
         };
-        self.socket.send(Message::Close(Some(frame))).await.map_err(|error| broken(&error))
+        socket.send(Message::Close(Some(frame))).await.map_err(|error| broken(&error))
     }
 }
 
@@ -126,8 +160,12 @@ impl StreamReceiver {
     /// # Errors
     /// When the server breaks the protocol.
     pub async fn next(&mut self) -> Result<StreamMessage, StreamError> {
+        let socket = match &mut self.half {
+            ReceiveHalf::WebSocket(socket) => socket,
+            ReceiveHalf::Spdy(spdy) => return spdy.next().await,
+        };
         loop {
-            let message = match self.socket.next().await {
+            let message = match socket.next().await {
                 None => return Ok(StreamMessage::Closed { code: None }),
                 Some(Err(error)) if is_lost(&error) => return Ok(StreamMessage::Closed { code: None }),
                 Some(Err(error)) => return Err(broken(&error)),
@@ -146,7 +184,7 @@ impl StreamReceiver {
                 }
                 Message::Close(frame) => {
                     // Reading on is what sends our half of the handshake. A server that keeps TCP open may do so.
-                    let _ = tokio::time::timeout(CLOSE_LIMIT, self.socket.next()).await;
+                    let _ = tokio::time::timeout(CLOSE_LIMIT, socket.next()).await;
                     return Ok(StreamMessage::Closed { code: frame.map(|frame| frame.code.into()) });
                 }
                 Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
@@ -194,7 +232,7 @@ pub(super) fn broken(error: &tungstenite::Error) -> StreamError {
 }
 
 /// A connection that just ended, as opposed to one whose other end sent nonsense.
-fn is_lost(error: &tungstenite::Error) -> bool {
+pub(super) fn is_lost(error: &tungstenite::Error) -> bool {
     use tungstenite::{Error, error::ProtocolError};
     matches!(
         error,

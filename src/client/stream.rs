@@ -1,12 +1,12 @@
-//! A streaming session's client end: exec and attach over WebSocket; streaming.md 2.
+//! A streaming session's client end: exec and attach over WebSocket (streaming.md 2), or over SPDY (streaming.md 5).
 //!
-//! One message is one byte of channel number and its payload. The end of a session is a status on channel 3, then a
+//! On a WebSocket one message is one byte of channel number and its payload. The end of a session is a status on channel 3, then a
 //! Close frame; the connection may only be dropped after that, else the kernel's reset destroys what is under way.
 
 use futures_util::StreamExt;
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
-    client_async_with_config,
+    WebSocketStream, client_async_with_config,
     tungstenite::{
         self,
         client::IntoClientRequest,
@@ -18,9 +18,11 @@ use tokio_tungstenite::{
 
 use super::{
     Collected, StreamError, StreamMessage,
-    halves::{StreamReceiver, StreamSender, broken},
+    halves::{ReceiveHalf, SendHalf, StreamReceiver, StreamSender, broken},
+    spdy::command,
+    url::Target,
 };
-use crate::model::WindowSize;
+use crate::{model::WindowSize, proto::stream_set::Requested};
 
 /// Servers send at most 32 KiB at a time (streaming.md 2.6); what is far beyond that is not a session.
 const MAX_MESSAGE: usize = 1 << 20;
@@ -42,20 +44,29 @@ impl StreamClient {
     /// # Errors
     /// See [`StreamError`]; also when the server selects no protocol although some were offered.
     pub async fn connect(url: &str, offers: &[&str]) -> Result<Self, StreamError> {
-        let (address, request) = request(url, offers)?;
-        let tcp = TcpStream::connect(&address).await.map_err(|source| StreamError::Connect { address, source })?;
-        // A key press is a message of its own: it must not wait for the one before to be acknowledged.
-        tcp.set_nodelay(true).map_err(|error| StreamError::Broken(error.to_string()))?;
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(0)
-            .max_message_size(Some(MAX_MESSAGE))
-            .max_frame_size(Some(MAX_MESSAGE));
-        let (socket, response) = client_async_with_config(request, tcp, Some(config)).await.map_err(refusal)?;
-        let protocol = response.headers().get(SEC_WEBSOCKET_PROTOCOL).and_then(|name| name.to_str().ok());
-        let protocol = protocol.map(str::to_owned);
+        let (socket, protocol) = websocket(url, offers).await?;
         let (sink, stream) = socket.split();
-        Ok(Self { sender: StreamSender { socket: sink, protocol }, receiver: StreamReceiver { socket: stream } })
+        Ok(Self {
+            sender: StreamSender { half: SendHalf::WebSocket(sink), protocol },
+            receiver: StreamReceiver { half: ReceiveHalf::WebSocket(stream) },
+        })
+    }
+
+    /// The same over SPDY, where the client opens a stream for each thing that the serve call was made with.
+    ///
+    /// # Errors
+    /// See [`StreamError`]; also when `requested` is not what the session was asked for with.
+    ///
+    /// # Panics
+    /// Outside a tokio `LocalRuntime` or `LocalSet`.
+    pub async fn connect_spdy(url: &str, offers: &[&str], requested: Requested) -> Result<Self, StreamError> {
+        let target = Target::parse(url)?;
+        let tcp = dial(&target).await?;
+        let (sender, receiver, protocol) = command::connect(tcp, &target, offers, requested).await?;
+        Ok(Self {
+            sender: StreamSender { half: SendHalf::Spdy(sender), protocol: Some(protocol) },
+            receiver: StreamReceiver { half: ReceiveHalf::Spdy(Box::new(receiver)) },
+        })
     }
 
     /// The sub-protocol that was agreed on, if any.
@@ -81,7 +92,7 @@ impl StreamClient {
     /// See [`StreamSender::close_stdin`].
     ///
     /// # Errors
-    /// Before v5 always; else when the connection is lost.
+    /// On a WebSocket before v5 always; else when the connection is lost.
     pub async fn close_stdin(&mut self) -> Result<(), StreamError> {
         self.sender.close_stdin().await
     }
@@ -111,17 +122,42 @@ impl StreamClient {
     }
 }
 
-/// Host and port to connect to, and the request to send there.
-fn request(url: &str, offers: &[&str]) -> Result<(String, Request), StreamError> {
+/// A TCP connection to the host of a URL.
+pub(super) async fn dial(target: &Target<'_>) -> Result<TcpStream, StreamError> {
+    let connected = TcpStream::connect(target.address).await;
+    let tcp = connected.map_err(|source| StreamError::Connect { address: target.address.to_owned(), source })?;
+    // A key press is a message of its own: it must not wait for the one before to be acknowledged.
+    tcp.set_nodelay(true).map_err(|error| StreamError::Broken(error.to_string()))?;
+    Ok(tcp)
+}
+
+/// A WebSocket, and the sub-protocol that was agreed on.
+pub(super) async fn websocket(
+    url: &str,
+    offers: &[&str],
+) -> Result<(WebSocketStream<TcpStream>, Option<String>), StreamError> {
+    let (target, request) = request(url, offers)?;
+    let tcp = dial(&target).await?;
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_message_size(Some(MAX_MESSAGE))
+        .max_frame_size(Some(MAX_MESSAGE));
+    let (socket, response) = client_async_with_config(request, tcp, Some(config)).await.map_err(refusal)?;
+    let protocol = response.headers().get(SEC_WEBSOCKET_PROTOCOL).and_then(|name| name.to_str().ok());
+    Ok((socket, protocol.map(str::to_owned)))
+}
+
+/// Where to connect to, and the request to send there.
+fn request<'a>(url: &'a str, offers: &[&str]) -> Result<(Target<'a>, Request), StreamError> {
     let bad = || StreamError::BadUrl(url.to_owned());
-    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("ws://")).ok_or_else(bad)?;
-    let address = rest.split('/').next().filter(|address| address.contains(':')).ok_or_else(bad)?.to_owned();
-    let mut request = format!("ws://{rest}").into_client_request().map_err(|_| bad())?;
+    let target = Target::parse(url)?;
+    let mut request = format!("ws://{}/{}", target.address, target.path).into_client_request().map_err(|_| bad())?;
     if !offers.is_empty() {
         let offer = HeaderValue::from_str(&offers.join(", ")).map_err(|_| bad())?;
         request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, offer);
     }
-    Ok((address, request))
+    Ok((target, request))
 }
 
 fn refusal(error: tungstenite::Error) -> StreamError {
@@ -145,7 +181,7 @@ mod tests {
     use futures_util::SinkExt;
     use tokio::net::TcpListener;
     use tokio_tungstenite::{
-        WebSocketStream, accept_hdr_async,
+        accept_hdr_async,
         tungstenite::{
             Message,
             handshake::server::{ErrorResponse, Request as ServerRequest, Response as ServerResponse},
@@ -244,8 +280,8 @@ mod tests {
         for bad in ["", "//127.0.0.1:1/exec/x", "https://127.0.0.1:1/x", "http://127.0.0.1/x", "http://:1:/ /x"] {
             assert!(matches!(request(bad, &[]), Err(StreamError::BadUrl(_))), "{bad}");
         }
-        let (address, request) = request("http://127.0.0.1:80/exec/x", &STREAM_PROTOCOLS).unwrap();
-        assert_eq!(address, "127.0.0.1:80");
+        let (target, request) = request("http://127.0.0.1:80/exec/x", &STREAM_PROTOCOLS).unwrap();
+        assert_eq!((target.address, target.path), ("127.0.0.1:80", "exec/x"));
         assert_eq!(request.headers()[SEC_WEBSOCKET_PROTOCOL], "v5.channel.k8s.io, v4.channel.k8s.io");
     }
 }
