@@ -327,3 +327,72 @@ fn a_container_logs_to_further_places_and_its_output_is_shown_all_the_same() {
         place.assert_empty();
     });
 }
+
+/// By which a session is carried.
+const TRANSPORTS: [&str; 2] = ["--transport=websocket", "--transport=spdy"];
+
+#[test]
+fn exec_is_the_same_over_either_transport() {
+    test(async |place| {
+        let id = place.detached("while :; do sleep 1; done");
+        let large = "seq 1 2000000 | head -c 10000000; exit 42";
+        let expected: String = (1..).map(|number: u32| format!("{number}\n")).take(1_500_000).collect();
+        for transport in TRANSPORTS {
+            let mut exec = place.ctl(&["exec", transport, &id, "--", "sh", "-c", "echo in; echo err >&2; exit 42"]);
+            assert_eq!(said(&output(&mut exec)), ok(42, "in\n", "err\n"), "{transport}");
+            let big = output(&mut place.ctl(&["exec", transport, &id, "--", "sh", "-c", large]));
+            assert!(big.stdout == expected.as_bytes()[..10_000_000], "{transport}: {} bytes", big.stdout.len());
+            assert_eq!(big.status.code(), Some(42), "{transport}");
+            let (code, _, stderr) = said(&output(&mut place.ctl(&["exec", transport, &id, "--", "invalid"])));
+            assert!(code == Some(125) && stderr.contains("not found in $PATH"), "{transport}: {stderr}");
+        }
+    });
+}
+
+#[test]
+fn exec_over_spdy_passes_stdin_on_to_its_end() {
+    test(async |place| {
+        let id = place.detached("while :; do sleep 1; done");
+        let input: String = (0..200_000).map(|number| format!("{number}\n")).collect();
+        let path = place.0.path().join("input");
+        fs::write(&path, &input).expect("ours");
+        let mut exec = place.ctl(&["exec", "--transport=spdy", "-i", &id, "--", "sh", "-c", "cat; echo end; exit 3"]);
+        exec.stdin(File::open(&path).expect("ours")).stderr(Stdio::piped());
+        let child = exec.stdout(File::create(place.0.path().join("output")).expect("ours")).spawn();
+        assert_eq!(said(&ended(child.expect("it was built")).await), ok(3, "", ""));
+        assert!(fs::read_to_string(place.0.path().join("output")).expect("written") == input + "end\n");
+    });
+}
+
+#[test]
+fn exec_over_spdy_on_a_terminal_is_interactive_and_has_its_size() {
+    test(async |place| {
+        let id = place.detached("while :; do sleep 1; done");
+        let script = "until stty size 2>/dev/null | grep '33 77'; do :; done; read line; echo got $line; exit 7";
+        let mut exec = place.ctl(&["exec", "--transport=spdy", "-it", &id, "--", "sh", "-c", script]);
+        let (shown, code) = on_terminal(&mut exec, b"hello\r").await;
+        assert!(
+            code == Some(7) && shown.contains("33 77\r\n") && shown.ends_with("got hello\r\n"),
+            "{code:?} {shown:?}"
+        );
+    });
+}
+
+#[test]
+fn attach_shows_what_comes_and_returns_the_containers_code() {
+    for transport in TRANSPORTS {
+        test(async |place| {
+            let script = "while ! [ -e /tmp/go ]; do echo up; sleep 0.05; done; echo bye; echo err >&2; exit 5";
+            let id = place.detached(script);
+            let mut child = spawn(&mut place.ctl(&["attach", transport, &id]));
+            let mut first = [0; 3];
+            child.stdout.as_mut().expect("piped").read_exact(&mut first).expect("it writes");
+            assert_eq!(&first, b"up\n");
+            fs::write(place.0.path().join("rootfs/tmp/go"), "").expect("the container's directory is ours");
+            let (code, stdout, stderr) = said(&ended(child).await);
+            assert!(code == Some(5) && stdout.ends_with("bye\n") && stderr == "err\n", "{code:?} {stdout} {stderr}");
+            let terminal = said(&output(&mut place.ctl(&["attach", transport, "-t", &id]))).2;
+            assert!(terminal.contains("leave out -t"), "{terminal}");
+        });
+    }
+}

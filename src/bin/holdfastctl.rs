@@ -7,10 +7,13 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use holdfast::client::{
-    CgroupManager,
-    cli::{self, CliError, ExecOptions, LogsOptions, RunOptions, RuntimeDir, RuntimeOptions},
+    CgroupManager, Transport,
+    cli::{
+        self, AttachOptions, CliError, ExecOptions, ForwardAddress, ForwardPort, ForwardTarget, LogsOptions,
+        PortForwardOptions, RunOptions, RuntimeDir, RuntimeOptions,
+    },
 };
 
 /// Runs and inspects containers under a holdfast daemon.
@@ -36,16 +39,20 @@ Examples:
   holdfastctl exec -it web -- sh
   tar c dir | holdfastctl exec -i web -- tar x -C /tmp
   holdfastctl logs -f web
+  holdfastctl attach web
+  holdfastctl port-forward web 8080:80
   holdfastctl rm web
 
 Exit codes:
-  that of the container or command for `run` and `exec`; 125 for an error of holdfastctl itself,
+  that of the container or command for `run`, `exec` and `attach`; 0 when a forward was ended by a signal; 125 for an error of holdfastctl itself,
   141 when nobody reads its output any more, 0 otherwise.";
 
 #[derive(Subcommand)]
 enum Command {
     Run(Run),
     Exec(Exec),
+    Attach(Attach),
+    PortForward(PortForwardArgs),
     Logs(Logs),
     Rm(Rm),
     /// Stop the daemon and end every container it watches
@@ -126,12 +133,63 @@ struct Exec {
     /// Make cgroups through systemd
     #[arg(long)]
     systemd_cgroup: bool,
+    /// What carries the session
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = TransportName::Websocket)]
+    transport: TransportName,
     /// The container
     #[arg(value_name = "ID")]
     id: String,
     /// The command and its arguments
     #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     command: Vec<String>,
+}
+
+/// What carries a streaming session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TransportName {
+    Websocket,
+    Spdy,
+}
+
+/// Show what a container writes from now on
+///
+/// What it has written before is in its log. Returns the exit code of a container made by `run`, of others 0. SIGINT and SIGTERM end holdfastctl, not the container.
+#[derive(Args)]
+struct Attach {
+    /// Pass our stdin to the container
+    #[arg(short, long)]
+    interactive: bool,
+    /// The container has a terminal: pass on keys and sizes of ours
+    #[arg(short, long)]
+    tty: bool,
+    /// What carries the session
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = TransportName::Websocket)]
+    transport: TransportName,
+    /// The container
+    #[arg(value_name = "ID")]
+    id: String,
+}
+
+/// Forward connections to local ports to ports of a container or pod
+///
+/// Takes connections until SIGINT or SIGTERM. Each is one of its own to 127.0.0.1, else ::1, in the network namespace of
+/// the target; one that fails ends no other.
+#[derive(Args)]
+struct PortForwardArgs {
+    /// Take connections on this address, if a port does not name its own; may be given several times
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', default_value = "localhost")]
+    address: Vec<String>,
+    /// What carries the session; over a WebSocket, SPDY in its messages
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = TransportName::Spdy)]
+    transport: TransportName,
+    #[command(flatten)]
+    runtime: Runtime,
+    /// The id of a container, or the path of a network namespace
+    #[arg(value_name = "TARGET")]
+    target: String,
+    /// [[ADDRESS:]LOCAL:]REMOTE; the kernel chooses a LOCAL that is empty or 0, a missing one is REMOTE
+    #[arg(value_name = "PORT", required = true)]
+    ports: Vec<String>,
 }
 
 /// Print the log of a container
@@ -193,6 +251,8 @@ async fn dispatch(dir: &RuntimeDir, command: Command) -> Result<u8, CliError> {
     match command {
         Command::Run(run) => Box::pin(cli::run(dir, &run.options()?)).await,
         Command::Exec(exec) => Box::pin(cli::exec(dir, &exec.options()?)).await,
+        Command::Attach(attach) => Box::pin(cli::attach(dir, &attach.options()?)).await,
+        Command::PortForward(forward) => Box::pin(cli::port_forward(dir, &forward.options()?)).await,
         Command::Logs(logs) => cli::logs(dir, &logs.options()?).await,
         Command::Rm(rm) => Box::pin(cli::remove(dir, &cli::container_id(&rm.id)?, &rm.runtime.options(None))).await,
         Command::Stop => cli::stop(dir).await,
@@ -246,6 +306,39 @@ impl Exec {
             interactive: self.interactive,
             tty: self.tty,
             cgroup_manager,
+            transport: self.transport.into(),
+        })
+    }
+}
+
+impl From<TransportName> for Transport {
+    fn from(name: TransportName) -> Self {
+        match name {
+            TransportName::Websocket => Self::WebSocket,
+            TransportName::Spdy => Self::Spdy,
+        }
+    }
+}
+
+impl Attach {
+    fn options(self) -> Result<AttachOptions, CliError> {
+        Ok(AttachOptions {
+            id: cli::container_id(&self.id)?,
+            interactive: self.interactive,
+            tty: self.tty,
+            transport: self.transport.into(),
+        })
+    }
+}
+
+impl PortForwardArgs {
+    fn options(self) -> Result<PortForwardOptions, CliError> {
+        Ok(PortForwardOptions {
+            target: ForwardTarget::parse(&self.target)?,
+            addresses: self.address.iter().map(|text| ForwardAddress::parse(text)).collect::<Result<_, _>>()?,
+            ports: self.ports.iter().map(|text| ForwardPort::parse(text)).collect::<Result<_, _>>()?,
+            transport: self.transport.into(),
+            runtime: self.runtime.options(None),
         })
     }
 }

@@ -1,11 +1,11 @@
 use super::{
-    BROKEN_PIPE, CliError, RuntimeDir,
-    session::{self, End, Signals, signal_code},
+    CliError, RuntimeDir,
+    session::{self, Signals, signal_code},
     terminal::{self, RawMode},
 };
 use crate::{
-    client::{CgroupManager, Client, STREAM_PROTOCOLS, ServeExec, StreamClient},
-    model::{ContainerId, Outcome},
+    client::{CgroupManager, Client, Requested, ServeExec, Transport},
+    model::ContainerId,
 };
 
 /// Options of `holdfastctl exec`.
@@ -21,6 +21,8 @@ pub struct ExecOptions {
     pub tty: bool,
     /// How the runtime makes cgroups.
     pub cgroup_manager: CgroupManager,
+    /// What carries the session.
+    pub transport: Transport,
 }
 
 /// Runs a command in a container and returns its exit code.
@@ -43,18 +45,11 @@ pub async fn exec(dir: &RuntimeDir, options: &ExecOptions) -> Result<u8, CliErro
         .await?;
     // Dropped on every way out of here, before the caller prints an error.
     let _raw = (options.tty && options.interactive).then(RawMode::enter).transpose()?;
-    let stream = StreamClient::connect(&url, &STREAM_PROTOCOLS).await?;
+    let requested = Requested { stdin: options.interactive, stdout: true, stderr: !options.tty, tty: options.tty };
+    let stream = session::connect(&url, options.transport, requested).await?;
     let stdin = options.interactive.then(terminal::read_stdin).transpose()?;
     tokio::select! {
-        end = session::copy(stream, stdin, options.tty) => match end? {
-            End::Status(Outcome::Exited(code)) => Ok(code),
-            End::Status(Outcome::Failed(text)) => Err(CliError::new(text)),
-            End::Lost => {
-                let what = "the session ended without a status, so the exit code is not known";
-                Err(CliError::hint(what, "see the daemon's log"))
-            }
-            End::ReaderGone => Ok(BROKEN_PIPE),
-        },
+        end = session::copy(stream, stdin, options.tty) => session::code(end?),
         signal = signals.next() => Ok(signal_code(signal)),
     }
 }

@@ -3,14 +3,17 @@
 //! One thread and one job at a time, so the blocking calls here (the runtime's commands, the local file system, writes
 //! to the caller's stdout) hold up nothing but themselves; only stdin has a thread of its own.
 
+mod attach;
 mod bundle;
 mod daemon;
 mod exec;
 mod exit;
 mod follow;
+mod forward_port;
 mod logs;
 mod output;
 mod paths;
+mod port_forward;
 mod record;
 mod remove;
 mod run;
@@ -21,9 +24,12 @@ mod version;
 
 use std::fmt;
 
+pub use attach::{AttachOptions, attach};
 pub use exec::{ExecOptions, exec};
+pub use forward_port::{ForwardAddress, ForwardPort};
 pub use logs::{LogsOptions, logs};
 pub use paths::RuntimeDir;
+pub use port_forward::{ForwardTarget, PortForwardOptions, port_forward};
 pub use remove::{remove, stop};
 pub use run::{RunOptions, run};
 pub use runtime::RuntimeOptions;

@@ -81,20 +81,34 @@ impl Runtime {
     }
 
     pub(super) fn start(&self, id: &ContainerId) -> Result<(), CliError> {
-        self.call(&["start", id.as_str()])
+        self.call(&["start", id.as_str()]).map(drop)
     }
 
     pub(super) fn kill(&self, id: &ContainerId, signal: Signal) -> Result<(), CliError> {
         // Runtimes take names without SIG, and numbers; crun 1.8 takes both forms of a name.
-        self.call(&["kill", id.as_str(), signal.as_str().trim_start_matches("SIG")])
+        self.call(&["kill", id.as_str(), signal.as_str().trim_start_matches("SIG")]).map(drop)
     }
 
     /// Kills what still runs. A container the runtime does not know is no error.
     pub(super) fn delete(&self, id: &ContainerId) -> Result<(), CliError> {
-        self.call(&["delete", "--force", id.as_str()])
+        self.call(&["delete", "--force", id.as_str()]).map(drop)
     }
 
-    fn call(&self, arguments: &[&str]) -> Result<(), CliError> {
+    /// The container's process, as the host numbers it.
+    pub(super) fn pid(&self, id: &ContainerId) -> Result<u32, CliError> {
+        #[derive(Deserialize)]
+        struct State {
+            #[serde(default)]
+            pid: u32,
+        }
+        let state: State = serde_json::from_slice(&self.call(&["state", id.as_str()])?)
+            .map_err(|error| CliError::new(format!("the runtime's state of {id} makes no sense: {error}")))?;
+        // So say runtimes of a container that has ended.
+        if state.pid == 0 { Err(CliError::new(format!("the container {id} is not running"))) } else { Ok(state.pid) }
+    }
+
+    /// Returns what it has written to stdout.
+    fn call(&self, arguments: &[&str]) -> Result<Vec<u8>, CliError> {
         let name = self.path.file_name().unwrap_or(self.path.as_os_str()).display();
         let mut command = Command::new(&self.path);
         if let Some(root) = &self.root {
@@ -104,7 +118,7 @@ impl Runtime {
             CliError::hint(format!("cannot run {}: {error}", self.path.display()), "give another with --runtime")
         })?;
         if output.status.success() {
-            return Ok(());
+            return Ok(output.stdout);
         }
         let text = String::from_utf8_lossy(&output.stderr);
         let text = if text.trim().is_empty() { output.status.to_string() } else { text.trim().to_owned() };
@@ -154,5 +168,20 @@ mod tests {
         let id = ContainerId::parse("a").unwrap();
         let error = Runtime::resolve(&options).unwrap().kill(&id, Signal::SIGTERM).unwrap_err();
         assert_eq!(error.to_string(), "fake kill a TERM: --root /r kill a TERM: no such container");
+    }
+
+    #[test]
+    fn the_process_of_a_container_is_in_the_runtimes_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = ContainerId::parse("a").unwrap();
+        let pid = |state: &str| {
+            let path = dir.path().join("fake");
+            fs::write(&path, format!("#!/bin/sh\necho '{state}'\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            Runtime { path, root: None, systemd_cgroup: false }.pid(&id).map_err(|error| error.to_string())
+        };
+        assert_eq!(pid(r#"{"id":"a","pid":42,"status":"running"}"#), Ok(42));
+        assert_eq!(pid(r#"{"pid":0,"status":"stopped"}"#).unwrap_err(), "the container a is not running");
+        assert!(pid("nonsense").unwrap_err().contains("makes no sense"));
     }
 }

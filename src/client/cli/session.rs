@@ -10,12 +10,15 @@ use tokio::{
 };
 
 use super::{
-    CliError,
+    BROKEN_PIPE, CliError,
     output::{self, Reader},
     terminal,
 };
 use crate::{
-    client::{StreamClient, StreamMessage, StreamReceiver, StreamSender},
+    client::{
+        Requested, SPDY_PROTOCOLS, STREAM_PROTOCOLS, StreamClient, StreamMessage, StreamReceiver, StreamSender,
+        Transport,
+    },
     model::{Outcome, StdStream},
 };
 
@@ -28,6 +31,28 @@ pub(super) enum End {
     Lost,
     /// Nobody reads our stdout or stderr any more.
     ReaderGone,
+}
+
+/// Opens the session of a URL by the transport that the user chose.
+pub(super) async fn connect(url: &str, transport: Transport, requested: Requested) -> Result<StreamClient, CliError> {
+    let stream = match transport {
+        Transport::WebSocket => StreamClient::connect(url, &STREAM_PROTOCOLS).await,
+        Transport::Spdy => StreamClient::connect_spdy(url, &SPDY_PROTOCOLS, requested).await,
+    };
+    Ok(stream?)
+}
+
+/// The exit code of a session of one command, or of a container.
+pub(super) fn code(end: End) -> Result<u8, CliError> {
+    match end {
+        End::Status(Outcome::Exited(code)) => Ok(code),
+        End::Status(Outcome::Failed(text)) => Err(CliError::new(text)),
+        End::Lost => {
+            let what = "the session ended without a status, so the exit code is not known";
+            Err(CliError::hint(what, "see the daemon's log"))
+        }
+        End::ReaderGone => Ok(BROKEN_PIPE),
+    }
 }
 
 /// Copies between the session and the caller's streams until the server ends it.
