@@ -21,6 +21,12 @@ pub(crate) enum ClientEvent {
 pub(crate) trait ClientReader {
     /// The next event. After [`ClientEvent::Gone`] always that. Cancel safe.
     async fn next(&mut self) -> ClientEvent;
+
+    /// Resolves when the client can be reached no more. For the time in which the next event is not asked for, since the
+    /// one that would say so waits behind what has no room. Where a transport cannot tell, never.
+    async fn lost(&self) {
+        std::future::pending().await
+    }
 }
 
 /// The client is gone; nobody is to blame.

@@ -117,7 +117,11 @@ async fn pass_input(
             ClientEvent::Stdin(bytes) if stdin => {
                 activity.touch();
                 // A process that takes no more input does not end the session: its output and status are still to come.
-                let _ = stdio.stdin().write(bytes).await;
+                tokio::select! {
+                    biased;
+                    _ = stdio.stdin().write(bytes) => {}
+                    () = reader.lost() => return InputEnd::Gone,
+                }
                 activity.touch();
             }
             ClientEvent::Stdin(_) => {}

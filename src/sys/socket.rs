@@ -259,6 +259,19 @@ pub(crate) fn tune_tcp(fd: &impl std::os::fd::AsFd) -> Result<(), SysError> {
 
 /// How long ago the peer's last acknowledgement came (`TCP_INFO`, tcp(7)).
 pub(crate) fn since_last_ack(fd: &impl std::os::fd::AsFd) -> Result<std::time::Duration, SysError> {
+    Ok(std::time::Duration::from_millis(u64::from(tcp_info(fd)?.tcpi_last_ack_recv)))
+}
+
+/// Whether a connection can still be written to: it was neither reset, nor given up, nor shut down by us. A peer that has
+/// said that it sends no more may still read. Unlike reading, this sees a reset behind bytes that are not read yet.
+pub(crate) fn is_connected(fd: &impl std::os::fd::AsFd) -> Result<bool, SysError> {
+    /// States of net/tcp_states.h.
+    const ESTABLISHED: u8 = 1;
+    const CLOSE_WAIT: u8 = 8;
+    Ok(matches!(tcp_info(fd)?.tcpi_state, ESTABLISHED | CLOSE_WAIT))
+}
+
+fn tcp_info(fd: &impl std::os::fd::AsFd) -> Result<libc::tcp_info, SysError> {
     let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).unwrap_or(0);
     // SAFETY: the kernel writes at most `length` bytes, which are those of `info`.
@@ -273,8 +286,7 @@ pub(crate) fn since_last_ack(fd: &impl std::os::fd::AsFd) -> Result<std::time::D
     };
     Errno::result(done).map_err(|errno| SysError::new("ask about a connection", errno))?;
     // SAFETY: it was all zeroes before, and any bytes make a `tcp_info`: it has nothing but numbers.
-    let info = unsafe { info.assume_init() };
-    Ok(std::time::Duration::from_millis(u64::from(info.tcpi_last_ack_recv)))
+    Ok(unsafe { info.assume_init() })
 }
 
 #[cfg(test)]
@@ -289,6 +301,27 @@ mod tests {
         let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         assert!(since_last_ack(&stream).unwrap() < std::time::Duration::from_secs(60));
         assert!(since_last_ack(&UnixStream::pair().unwrap().0).is_err());
+    }
+
+    #[test]
+    fn a_reset_is_seen_behind_bytes_that_are_not_read() {
+        use std::io::Write as _;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let pair = || {
+            let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            (client, listener.accept().unwrap().0)
+        };
+        let (mut ends, server) = pair();
+        ends.write_all(b"not read").unwrap();
+        ends.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(is_connected(&server).unwrap(), "it may still read");
+        let (mut resets, server) = pair();
+        resets.write_all(b"not read").unwrap();
+        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        nix::sys::socket::setsockopt(&resets, nix::sys::socket::sockopt::Linger, &linger).unwrap();
+        assert!(is_connected(&server).unwrap());
+        drop(resets);
+        assert!(!is_connected(&server).unwrap());
     }
 
     #[test]

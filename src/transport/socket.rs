@@ -17,7 +17,10 @@ use tokio::{
 };
 
 use super::stream::Stream;
-use crate::sys::{fd::siocoutq, socket::since_last_ack};
+use crate::sys::{
+    fd::siocoutq,
+    socket::{is_connected, since_last_ack},
+};
 
 /// One read. Allocated when something is there, so an idle client costs no buffer.
 const READ_CHUNK: usize = 16 * 1024;
@@ -26,6 +29,8 @@ const READ_CHUNK: usize = 16 * 1024;
 const DEAD_AFTER: Duration = Duration::from_secs(150);
 /// How often that is looked at.
 const LOOK: Duration = Duration::from_secs(10);
+/// How often a connection is looked at that is not read from.
+const LOST_LOOK: Duration = Duration::from_secs(1);
 /// How long TLS may take to say good-bye.
 #[cfg(feature = "tls")]
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
@@ -102,6 +107,13 @@ impl Socket {
     pub(super) fn shut_down(&self) {
         let _ = self.with_tcp(TcpStream::set_zero_linger);
         let _ = self.with_tcp(|tcp| shutdown(tcp.as_raw_fd(), Shutdown::Both));
+    }
+
+    /// Resolves when the connection was reset, or ended by us. For whoever does not read, and so would not see it.
+    pub(super) async fn lost(&self) {
+        while self.with_tcp(is_connected).unwrap_or(true) {
+            sleep(LOST_LOOK).await;
+        }
     }
 
     /// Resolves when the peer acknowledges nothing any more. While data is on its way the keep-alive of TCP is silent, and

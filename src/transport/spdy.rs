@@ -141,7 +141,7 @@ async fn run(carrier: Carrier, work: impl AsyncFnOnce(&mut Input, &Rc<Link>)) {
             (WireReader::Socket(socket.clone()), WireWriter::Socket(socket), BytesMut::from(&early[..]))
         }
     };
-    let mut input = Input { wire: reader, buffer, link: link.clone(), gone: false };
+    let mut input = Input { socket: socket.clone(), wire: reader, buffer, link: link.clone(), gone: false };
     let work = async {
         work(&mut input, &link).await;
         part(&mut input, &link, &socket, &writer).await;
@@ -209,6 +209,7 @@ async fn drive(link: &Link, wire: &WireWriter) {
 /// The client's frames as events.
 #[derive(Debug)]
 struct Input {
+    socket: Socket,
     wire: WireReader,
     buffer: BytesMut,
     link: Rc<Link>,

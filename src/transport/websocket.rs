@@ -200,6 +200,10 @@ impl ClientReader for Reader {
             }
         }
     }
+
+    async fn lost(&self) {
+        self.socket.lost().await;
+    }
 }
 
 impl Reader {

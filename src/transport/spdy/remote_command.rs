@@ -112,6 +112,10 @@ impl ClientReader for Reader<'_> {
             }
         }
     }
+
+    async fn lost(&self) {
+        self.input.socket.lost().await;
+    }
 }
 
 impl Reader<'_> {
