@@ -69,21 +69,21 @@ fn a_request_that_cannot_become_a_session_is_told_why() {
             lines.split_inclusive("\r\n").filter(|line| !line.starts_with(name)).collect::<String>()
         };
         type Request<'a> = &'a dyn Fn(&str) -> String;
-        let spdy = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v9.channel.k8s.io\r\n";
+        let spdy = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v5.channel.k8s.io\r\n";
         let cases: [(&str, Request<'_>, &str, &[&str]); 10] = [
             ("an unknown protocol", &|path| upgrade(path, "v9.foo"), "403", &["v9.foo"]),
             ("a protocol of another kind", &|path| upgrade(path, "portforward.k8s.io"), "403", &["v4.channel.k8s.io"]),
             (
-                "an unknown protocol over SPDY",
+                "SPDY with an unknown protocol",
                 &|path| format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n{spdy}"),
                 "403",
-                &["v9.channel.k8s.io", "server accepts [v4.channel.k8s.io "],
+                &["v5.channel.k8s.io", "server accepts [v4.channel.k8s.io "],
             ),
             (
                 "SPDY without protocols",
                 &|path| format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"),
                 "400",
-                &["X-Stream-Protocol-Version"],
+                &["X-Stream-Protocol-Version does not exist"],
             ),
             ("no upgrade", &|path| format!("GET {path} HTTP/1.1\r\nHost: x\r\n"), "400", &["unable to upgrade"]),
             ("no key", &|path| without(path, "Sec-WebSocket-Key"), "400", &["Sec-WebSocket-Key"]),

@@ -14,8 +14,6 @@
 //! | `startup` | D38, D39, D61, D62, D64 |
 //!
 //! Not complete:
-//! - D9 and D23: port forwarding and SPDY are not served yet. Tested is that asking for them harms nobody and is answered in
-//!   words, and that every version of the WebSocket protocol is served.
 //! - D40: where the daemon may not lower its OOM score, only that its children have the one it was started with.
 //! - D54 (nothing known after a crash) is not ruled out yet.
 //! - D64 are faults of clients: tested is that they cost a client nothing here.

@@ -9,8 +9,9 @@ use holdfast::{
 
 use crate::support::{
     self, BundleSpec, Sandbox, beside_a_neighbour, collect, eventually, procfs,
+    raw_spdy::{self, RawSpdy, data},
     raw_ws::{ACCEPT, Answer, BINARY, FIN, Frame, Http, PING, RawSession, UPGRADE, channel},
-    wait_output, with_container,
+    wait_output, with_container, within,
 };
 
 const V5: &str = "v5.channel.k8s.io";
@@ -40,7 +41,7 @@ async fn started(mut session: StreamClient) -> StreamClient {
 #[test]
 fn d9_opening_a_port_forward_does_not_end_the_daemon() {
     beside_a_neighbour(async |sandbox, neighbour| {
-        for upgrade in [&UPGRADE[..], &[]] {
+        for (upgrade, status) in [(&UPGRADE[..], 101), (&[], 400)] {
             let answer = neighbour
                 .undisturbed("a port forward", async || {
                     let url = sandbox.client().serve_port_forward("/proc/self/ns/net".as_ref()).await.expect("a URL");
@@ -51,9 +52,22 @@ fn d9_opening_a_port_forward_does_not_end_the_daemon() {
                     answer
                 })
                 .await;
-            assert!(answer.status == 501 && answer.body.contains("port forwarding is not served"), "{answer:?}");
+            assert_eq!(answer.status, status, "{answer:?}");
         }
-        for path in ["", "relative", "/"] {
+        neighbour
+            .undisturbed("a forwarded connection", async || {
+                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+                let port = listener.local_addr().expect("bound").port();
+                let url = sandbox.client().serve_port_forward("/proc/self/ns/net".as_ref()).await.expect("a URL");
+                let mut session = RawSpdy::connect(&url, raw_spdy::FORWARD).await;
+                let pair = session.open_pair(port, 0).await;
+                let (mut pod, _) = within(listener.accept()).await.expect("the daemon dials");
+                tokio::io::AsyncWriteExt::write_all(&mut pod, b"hello").await.expect("connected");
+                session.reader.wait_output(pair.data, "hello").await;
+                session.bye().await;
+            })
+            .await;
+        for path in ["relative", "/"] {
             sandbox.client().serve_port_forward(path.as_ref()).await.expect_err("no path of a file");
         }
     });
@@ -162,7 +176,6 @@ fn d22_a_client_gets_no_output_of_before_it_came() {
     });
 }
 
-// SPDY is not served yet: until then its clients are refused in words they show.
 #[test]
 fn d23_not_only_v5_is_served_and_nothing_is_spoken_without_agreement() {
     with_container(async |sandbox| {
@@ -184,12 +197,27 @@ fn d23_not_only_v5_is_served_and_nothing_is_spoken_without_agreement() {
             );
             assert_eq!(answer.header("sec-websocket-extensions"), None);
         }
-        let spdy = ["Connection: Upgrade", "Upgrade: SPDY/3.1", "X-Stream-Protocol-Version: v4.channel.k8s.io"];
         let unknown = [&UPGRADE[..], &["Sec-WebSocket-Protocol: v9.foo"]].concat();
-        for (method, lines) in [("POST", &spdy[..]), ("GET", &unknown)] {
-            let answer = request(&sandbox.exec_url("c", &["true"]).await, method, lines).await;
-            assert!(answer.status == 403 && answer.body.contains("server accepts"), "{answer:?}");
+        let answer = request(&sandbox.exec_url("c", &["true"]).await, "GET", &unknown).await;
+        assert!(answer.status == 403 && answer.body.contains("server accepts"), "{answer:?}");
+    });
+}
+
+#[test]
+fn d23_the_same_url_serves_spdy() {
+    with_container(async |sandbox| {
+        for kind in ["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"] {
+            let url = sandbox.exec_url("c", &["sh", "-c", "cat; echo err >&2"]).await;
+            let mut session = RawSpdy::connect(&url, kind).await;
+            let ids = session.open_all(&["error", "stdin", "stdout", "stderr"]).await;
+            session.writer.raw(&data(ids["stdin"], raw_spdy::FIN, b"hello")).await;
+            let seen = session.finish(&ids).await;
+            assert_eq!((seen.text(ids["stdout"]), seen.text(ids["stderr"])), ("hello".into(), "err\n".into()));
         }
+        // Nothing is spoken without agreement here either.
+        let unknown = [&raw_spdy::UPGRADE[..], &["X-Stream-Protocol-Version: v9.foo"]].concat();
+        let answer = request(&sandbox.exec_url("c", &["true"]).await, "POST", &unknown).await;
+        assert!(answer.status == 403 && answer.body.contains("server accepts"), "{answer:?}");
     });
 }
 

@@ -44,13 +44,14 @@ fn a_request_that_cannot_be_upgraded_has_used_up_its_token() {
     with_container(async |sandbox| {
         let [connection, upgrade, version, key] = UPGRADE;
         let unknown = "Sec-WebSocket-Protocol: v9.foo";
-        let cases: [(&str, &[&str], u16); 6] = [
+        let cases: [(&str, &[&str], u16); 7] = [
             ("GET", &[], 400),
             ("GET", &[connection, upgrade, version], 400),
             ("GET", &[connection, upgrade, key, "Sec-WebSocket-Version: 8"], 400),
             ("GET", &[connection, upgrade, version, key, unknown], 403),
             ("POST", &UPGRADE, 405),
-            ("POST", &[connection, "Upgrade: SPDY/3.1", "X-Stream-Protocol-Version: v4.channel.k8s.io"], 403),
+            ("POST", &[connection, "Upgrade: SPDY/3.1", "X-Stream-Protocol-Version: v5.channel.k8s.io"], 403),
+            ("POST", &[connection, "X-Stream-Protocol-Version: v4.channel.k8s.io"], 400),
         ];
         for (method, headers, status) in cases {
             let url = sandbox.exec_url("c", &["cat"]).await;

@@ -9,10 +9,7 @@ use holdfast::proto::spdy::{HeaderReader, HeaderWriter};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    net::tcp::{OwnedReadHalf, OwnedWriteHalf},
 };
 
 use super::{
@@ -133,15 +130,11 @@ impl RawSpdy {
         Pair { error, data }
     }
 
-    /// Both halves as the one socket they were.
-    pub(crate) fn into_stream(self) -> TcpStream {
-        self.reader.stream.reunite(self.writer.stream).expect("they are of one socket")
-    }
-
     /// Ends the connection with a TCP reset.
     pub(crate) fn reset(self) {
         let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-        setsockopt(&self.into_stream(), sockopt::Linger, &linger).expect("any socket takes it");
+        let stream = self.reader.stream.reunite(self.writer.stream).expect("they are of one socket");
+        setsockopt(&stream, sockopt::Linger, &linger).expect("any socket takes it");
     }
 
     /// What comes until all streams have ended that a client waits for; then says good-bye, as client-go does.
@@ -331,7 +324,6 @@ pub(crate) struct SpdyWriter {
 impl SpdyWriter {
     /// Sends bytes as they are.
     pub(crate) async fn raw(&mut self, bytes: &[u8]) {
-        // The server may have closed.
         let _ = within(self.stream.write_all(bytes)).await;
     }
 

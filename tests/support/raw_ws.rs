@@ -1,5 +1,6 @@
 //! HTTP and WebSocket by hand, where a test is about what is on the wire.
 
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
@@ -150,6 +151,12 @@ impl RawSession {
     /// Sends bytes as they are.
     pub(crate) async fn send_raw(&mut self, bytes: &[u8]) {
         self.0.send(bytes).await;
+    }
+
+    /// Ends the connection with a TCP reset.
+    pub(crate) fn reset(self) {
+        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        setsockopt(self.0.stream.get_ref(), sockopt::Linger, &linger).expect("any socket takes it");
     }
 
     /// The next frame; `None` at the end of the connection.
