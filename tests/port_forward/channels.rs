@@ -1,5 +1,6 @@
 //! The legacy form: ports known beforehand, two channels each (streaming 6.5).
 
+use holdfast::client::ServePortForward;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{
@@ -56,6 +57,22 @@ fn p117_each_channel_begins_with_its_port_before_any_data() {
                 server.await.expect("it was reached");
             }
         }
+    });
+}
+
+#[test]
+fn p117_the_ports_of_the_call_come_before_those_of_the_url_and_refusals_name_the_pod() {
+    with_pod(async |sandbox, pod| {
+        let refused = pod.closed_port();
+        let serve = ServePortForward { net_ns: pod.path.clone(), pod_id: "web-0".to_owned(), ports: vec![refused] };
+        let url = within(sandbox.client().serve_pod_ports(&serve)).await.expect("a port forward gets a URL");
+        let mut session = RawSession::open(&format!("{url}?port=1"), V4).await;
+        let [low, high] = refused.to_le_bytes();
+        for number in [0, 1] {
+            assert_eq!(session.next().await.map(|frame| frame.payload), Some(vec![number, low, high]));
+        }
+        let why = text(&session.rest().await, 1);
+        assert!(why.starts_with(&format!("error forwarding port {refused} to pod web-0, uid : ")), "{why}");
     });
 }
 
