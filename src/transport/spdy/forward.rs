@@ -14,7 +14,7 @@ use super::{CANCEL, Carrier, Input, Link, Sent};
 use crate::{
     proto::{
         port_forward::{Pair, Pairs},
-        spdy::{Event, GoAwayStatus, Headers, StreamId},
+        spdy::{Connection, Event, GoAwayStatus, Headers, StreamId},
     },
     session::client::{ForwardEvent, ForwardReader, ForwardWriter, Gone, PairEnd, PairId},
 };
@@ -121,13 +121,11 @@ impl Reader<'_> {
             Event::Reset { id, .. } => {
                 self.early.remove(&id);
                 let pair = self.pairs.borrow().pair_of(id);
-                match pair {
-                    Some(pair) => Some(ForwardEvent::Reset(pair_id(pair.data))),
-                    None => {
-                        self.pairs.borrow_mut().remove(id);
-                        None
-                    }
-                }
+                // Its request id is free at once: the client may use it in the next frame.
+                self.pairs.borrow_mut().remove(id);
+                let pair = pair?;
+                self.input.link.with(|connection| end_streams(connection, pair, PairEnd::Reset));
+                Some(ForwardEvent::Reset(pair_id(pair.data)))
             }
             Event::GoAway { .. } => {
                 self.input.gone = true;
@@ -178,6 +176,18 @@ enum Place {
     Other,
 }
 
+/// Both streams end in every case: a client that misses one end waits for it. What is closed already stays so.
+fn end_streams(connection: &mut Connection, pair: Pair, end: PairEnd) {
+    match end {
+        PairEnd::Done => drop(connection.finish(pair.data, Bytes::new())),
+        PairEnd::Reset => {}
+        PairEnd::Failed(text) => drop(connection.finish(pair.error, text.into())),
+    }
+    connection.reset(pair.data, CANCEL);
+    let _ = connection.finish(pair.error, Bytes::new());
+    connection.reset(pair.error, CANCEL);
+}
+
 fn pair_id(data: StreamId) -> PairId {
     PairId(data.number().into())
 }
@@ -220,17 +230,7 @@ impl ForwardWriter for Writer {
 
     fn end(&self, id: PairId, end: PairEnd) {
         let Some(pair) = self.pair(id) else { return };
-        self.link.with(|connection| {
-            // Both streams end in every case: a client that misses one end waits for it. What is closed already stays so.
-            match end {
-                PairEnd::Done => drop(connection.finish(pair.data, Bytes::new())),
-                PairEnd::Reset => {}
-                PairEnd::Failed(text) => drop(connection.finish(pair.error, text.into())),
-            }
-            connection.reset(pair.data, CANCEL);
-            let _ = connection.finish(pair.error, Bytes::new());
-            connection.reset(pair.error, CANCEL);
-        });
+        self.link.with(|connection| end_streams(connection, pair, end));
         self.pairs.borrow_mut().remove(pair.data);
     }
 
