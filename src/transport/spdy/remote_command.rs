@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{CANCEL, Carrier, Input, Link};
 use crate::{
+    io::queue::ByteQueue,
     model::{Chunk, Outcome, StdStream},
     proto::{
         remotecommand::Version,
@@ -45,9 +46,8 @@ pub(in crate::transport) async fn serve(
 
 /// Waits until every stream of the set is there; returns what came on them meanwhile. `None` when the client is gone, took
 /// too long or makes no sense: nothing has been started then.
-async fn open_streams(input: &mut Input, set: &mut StreamSet, deadline: Instant) -> Option<VecDeque<Event>> {
-    // Each waits on its stream's account: the connection bounds them.
-    let mut early = VecDeque::new();
+async fn open_streams(input: &mut Input, set: &mut StreamSet, deadline: Instant) -> Option<Early> {
+    let mut early = Early { data: ByteQueue::new(), ends: VecDeque::new() };
     while !set.is_complete() {
         let event = tokio::select! {
             event = input.next() => event?,
@@ -59,7 +59,8 @@ async fn open_streams(input: &mut Input, set: &mut StreamSet, deadline: Instant)
         match event {
             Event::Opened { id, headers } => input.admit(set, id, &headers)?,
             Event::Rejected { .. } => input.rejected(set)?,
-            Event::Data { .. } | Event::Finished(_) | Event::Reset { .. } => early.push_back(event),
+            Event::Data { id, bytes } => early.data.push(id, bytes),
+            Event::Finished(_) | Event::Reset { .. } => early.ends.push_back(event),
             Event::GoAway { .. } => return None,
             _ => {}
         }
@@ -87,12 +88,29 @@ impl Input {
     }
 }
 
+/// What came before the session.
+#[derive(Debug)]
+struct Early {
+    /// On the accounts of its streams: the connection bounds them. Small pieces are copied together, or each would keep the
+    /// buffer it was read into.
+    data: ByteQueue<StreamId>,
+    /// At most one for each stream.
+    ends: VecDeque<Event>,
+}
+
+impl Early {
+    /// Streams have nothing to do with each other, and of each the end came last.
+    fn pop(&mut self) -> Option<Event> {
+        let data = self.data.pop().map(|(id, bytes)| Event::Data { id, bytes });
+        data.or_else(|| self.ends.pop_front())
+    }
+}
+
 /// The client's streams as events.
 #[derive(Debug)]
 pub(in crate::transport) struct Reader<'a> {
     input: &'a mut Input,
-    /// Events of before the session, oldest first.
-    early: VecDeque<Event>,
+    early: Early,
     set: StreamSet,
     sizes: ResizeReader,
 }
@@ -100,7 +118,7 @@ pub(in crate::transport) struct Reader<'a> {
 impl ClientReader for Reader<'_> {
     async fn next(&mut self) -> ClientEvent {
         loop {
-            let event = match self.early.pop_front() {
+            let event = match self.early.pop() {
                 Some(event) => event,
                 None => match self.input.next().await {
                     Some(event) => event,
