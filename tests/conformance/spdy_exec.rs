@@ -202,10 +202,11 @@ fn s92_the_end_of_the_clients_connection_ends_the_wait() {
 #[test]
 fn s93_a_reset_of_stdout_discards_it_and_the_rest_and_the_status_come() {
     with_container(async |sandbox| {
-        let url = exec_url(sandbox, &["sh", "-c", "echo up; seq 1 1000000; echo err >&2; exit 4"]).await;
+        let url = exec_url(sandbox, &["sh", "-c", "echo up; read go; seq 1 1000000; echo err >&2; exit 4"]).await;
         let (mut session, mut ids) = RawSpdy::session(&url, &ALL).await;
         session.reader.wait_output(ids["stdout"], "up\n").await;
         session.writer.rst(ids["stdout"], CANCEL).await;
+        session.writer.data(ids["stdin"], b"go\n").await;
         ids.remove("stdout");
         let seen = session.finish(&ids).await;
         assert_eq!((seen.text(ids["stderr"]), seen.text(ids["error"])), ("err\n".into(), failure(4)));
