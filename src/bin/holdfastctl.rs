@@ -187,7 +187,8 @@ struct PortForwardArgs {
     /// The id of a container, or the path of a network namespace
     #[arg(value_name = "TARGET")]
     target: String,
-    /// [[ADDRESS:]LOCAL:]REMOTE; the kernel chooses a LOCAL that is empty or 0, a missing one is REMOTE
+    // Not a doc comment, which would make links of the brackets.
+    #[arg(help = "[[ADDRESS:]LOCAL:]REMOTE; the kernel chooses a LOCAL that is empty or 0, a missing one is REMOTE")]
     #[arg(value_name = "PORT", required = true)]
     ports: Vec<String>,
 }
