@@ -21,10 +21,7 @@ use tokio_rustls::{
     server::TlsStream,
 };
 
-use crate::{
-    config::TlsFiles,
-    io::blocking::{Blocking, BlockingError},
-};
+use crate::{config::TlsFiles, io::blocking::Blocking};
 
 /// How long reading the files may take.
 const READ_LIMIT: Duration = Duration::from_secs(10);
@@ -44,8 +41,6 @@ pub enum TlsError {
     Rustls(#[source] rustls::Error),
     #[error("the client CA cannot be used")]
     Verifier(#[source] rustls::server::VerifierBuilderError),
-    #[error(transparent)]
-    Blocking(#[from] BlockingError),
 }
 
 /// What is known of the files: when each was changed last.
