@@ -1,0 +1,1 @@
+//! Slow, silent and dead clients; see the table in `main.rs`.

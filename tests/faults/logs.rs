@@ -1,0 +1,1 @@
+//! Logs that cannot be written, and their rotation; see the table in `main.rs`.

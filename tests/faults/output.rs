@@ -1,0 +1,1 @@
+//! Every byte arrives; see the table in `main.rs`.

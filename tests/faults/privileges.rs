@@ -1,0 +1,1 @@
+//! What the daemon may do and what it keeps to itself; see the table in `main.rs`.

@@ -1,0 +1,1 @@
+//! The runtime dies and comes back; see the table in `main.rs`.
