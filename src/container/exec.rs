@@ -11,7 +11,7 @@ use tracing::Instrument as _;
 
 use super::Pod;
 use crate::{
-    model::{ContainerId, ExitStatus, WindowSize, one_line},
+    model::{ContainerId, ExitStatus, WindowSize},
     oci::{ExecSpec, LaunchError, Started},
     process::{
         Process,
@@ -130,7 +130,7 @@ impl Pod {
                     ExecState::Ended(pod.watch_exec(started, cgroup, &stdio, &exit, &kill).await)
                 }
                 Err(error) => {
-                    tracing::debug!(error = one_line(&error), "exec failed");
+                    tracing::debug!(error = error.without_words(), "exec failed");
                     stdio.end();
                     ExecState::Failed(Rc::new(error))
                 }
@@ -154,11 +154,14 @@ impl Pod {
         }
         let option = cgroup.as_ref().map(ExecCgroup::option);
         let mut result = self.runtime.exec(&spec, option.as_deref(), size, deadline).await;
-        if let (Err(LaunchError::Runtime { message, .. }), Some(refused)) = (&result, &cgroup)
-            && message.contains(&refused.name())
+        if let (Err(LaunchError::Runtime { said: Some(said), .. }), Some(refused)) = (&result, &cgroup)
+            && said.contains(&refused.name())
         {
             // It looks for cgroups elsewhere. The command cannot have run.
-            tracing::info!(message, "the runtime could not use the cgroup made for an exec: going on without");
+            tracing::info!(
+                cgroup = refused.name(),
+                "the runtime could not use the cgroup made for an exec: going on without"
+            );
             if let Ok(container) = self.containers.find(&spec.id) {
                 container.exec_cgroups.iter().for_each(ExecCgroups::refuse);
             }

@@ -17,7 +17,7 @@ use std::{
 use bytes::BytesMut;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{LaunchError, capture::Capture, console::ConsoleSocket};
+use super::{LaunchError, Said, capture::Capture, console::ConsoleSocket};
 use crate::{
     io::{blocking::Blocking, fd::AsyncFile},
     model::{ExitStatus, StdStream, WindowSize},
@@ -93,7 +93,7 @@ pub(super) async fn run(
     let status = watch.until_exit(&runtime, plan.console, plan.size, plan.deadline).await?;
     if status != ExitStatus::Exited(0) {
         watch.drain();
-        return Err(LaunchError::Runtime { status, message: watch.capture.text() });
+        return Err(LaunchError::Runtime { status, said: Said::new(watch.capture.text()) });
     }
     if plan.console.is_some() && watch.terminal.is_none() {
         return Err(LaunchError::NoTerminal);
@@ -201,7 +201,7 @@ impl Watch {
                     runtime.0.kill_group();
                     let _ = tokio::time::timeout(KILL_LIMIT, runtime.0.wait()).await;
                     self.drain();
-                    return Err(LaunchError::TimedOut { message: self.capture.text() });
+                    return Err(LaunchError::TimedOut { said: Said::new(self.capture.text()) });
                 }
                 read = self.stdout.read(), if room && self.stdout.open => self.took(read).await,
                 read = self.stderr.read(), if room && self.stderr.open => self.took(read).await,

@@ -9,6 +9,7 @@ mod probe;
 use std::{
     cell::Cell,
     ffi::OsString,
+    fmt,
     io::Read as _,
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt as _},
     path::{Path, PathBuf},
@@ -29,7 +30,7 @@ use crate::{
         blocking::{Blocking, BlockingError},
         fd::Output,
     },
-    model::{Chunk, ContainerId, ExitStatus, WindowSize},
+    model::{Chunk, ContainerId, ExitStatus, WindowSize, one_line},
     process::{AdoptError, Process, Processes, exec_cgroup::CgroupOption},
     sys::{SysError, fork::ChildSetup, random::random_hex},
 };
@@ -108,15 +109,22 @@ pub(crate) struct Started {
 /// Why nothing was started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LaunchError {
-    /// The runtime refused: its own words.
-    #[error("the runtime ended with {status}{}", said(message))]
-    Runtime { status: ExitStatus, message: String },
+    /// The runtime refused.
+    #[error("the runtime ended with {status}")]
+    Runtime {
+        status: ExitStatus,
+        #[source]
+        said: Option<Said>,
+    },
     /// It never ran.
     #[error(transparent)]
     NotStarted(SysError),
     /// It did not end within the limit and was killed.
-    #[error("the runtime did not answer in time and was killed{}", said(message))]
-    TimedOut { message: String },
+    #[error("the runtime did not answer in time and was killed")]
+    TimedOut {
+        #[source]
+        said: Option<Said>,
+    },
     /// It succeeded without sending the terminal it was asked for.
     #[error("the runtime did not send a terminal over the console socket")]
     NoTerminal,
@@ -136,8 +144,37 @@ pub(crate) enum LaunchError {
     Sys(#[from] SysError),
 }
 
-fn said(message: &str) -> String {
-    if message.is_empty() { String::new() } else { format!(": {message}") }
+impl LaunchError {
+    /// For the daemon's own log: with its causes, but without what the runtime said, which may repeat the command or the
+    /// environment of the process. Who made the call is told everything ([`one_line`]).
+    pub(crate) fn without_words(&self) -> String {
+        match self {
+            Self::Runtime { .. } | Self::TimedOut { .. } => self.to_string(),
+            other => one_line(other),
+        }
+    }
+}
+
+/// What the runtime said about its failure. Of an exec, no log may have it: see [`LaunchError::without_words`].
+#[derive(thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Said(String);
+
+impl Said {
+    /// None if it said nothing.
+    fn new(text: String) -> Option<Self> {
+        (!text.is_empty()).then_some(Self(text))
+    }
+
+    pub(crate) fn contains(&self, text: &str) -> bool {
+        self.0.contains(text)
+    }
+}
+
+impl fmt::Debug for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Said({} bytes)", self.0.len())
+    }
 }
 
 impl Runtime {
@@ -171,9 +208,10 @@ impl Runtime {
         drop(launching);
         match result {
             Ok((ran, process)) => {
-                let said = ran.capture.text();
-                if !said.is_empty() {
-                    tracing::debug!(%said, "the runtime spoke while it created the container");
+                let bytes = ran.capture.text().len();
+                if bytes > 0 {
+                    // Not what it said: a runtime told to be verbose repeats the environment.
+                    tracing::debug!(bytes, "the runtime spoke while it created the container");
                 }
                 Ok(started(process, ran, Vec::new()))
             }
@@ -250,7 +288,7 @@ impl Runtime {
     /// Deletes what a failed create may have left, as far as the runtime knows of it.
     pub(crate) async fn delete(&self, id: &ContainerId, cgroup_manager: CgroupManager) {
         if let Err(error) = self.plain_call(self.global(cgroup_manager).delete(id), DELETE_LIMIT).await {
-            tracing::debug!(container = %id, %error, "could not delete a half-made container");
+            tracing::debug!(container = %id, error = one_line(&error), "could not delete a half-made container");
         }
     }
 
@@ -258,7 +296,7 @@ impl Runtime {
     pub(crate) async fn kill_all(&self, id: &ContainerId) {
         // The runtime knows how the cgroup is managed.
         if let Err(error) = self.plain_call(self.global(CgroupManager::Cgroupfs).kill_all(id), KILL_LIMIT).await {
-            tracing::debug!(container = %id, %error, "could not kill all processes of a container");
+            tracing::debug!(container = %id, error = one_line(&error), "could not kill all processes of a container");
         }
     }
 

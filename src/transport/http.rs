@@ -89,9 +89,11 @@ fn switching(upgrade: &Upgrade) -> Response<Full<Bytes>> {
 }
 
 fn refused(refusal: Refusal) -> Response<Full<Bytes>> {
-    tracing::debug!(status = refusal.status, reason = %refusal.body.trim_end(), "a streaming client was refused");
+    let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_REQUEST);
+    // Not the body: it quotes what the client offered, and some clients send their bearer token among the sub-protocols.
+    tracing::debug!(%status, "a streaming client was refused");
     let mut response = Response::new(Full::from(refusal.body));
-    *response.status_mut() = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_REQUEST);
+    *response.status_mut() = status;
     add_headers(&mut response, refusal.headers);
     response
 }

@@ -392,7 +392,7 @@ fn spawn(dir: &Path, runtime: &Path, configure: impl FnOnce(&mut Command)) -> Da
     let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
     command.arg("--runtime").arg(runtime).arg("--runtime-dir").arg(dir.join("run"));
     command.arg("--runtime-root").arg(dir.join("root"));
-    command.args(["--skip-fork", "--log-driver", "stdout", "--log-level", "debug"]);
+    command.args(["--skip-fork", "--log-driver", "stdout", "--log-level", "trace"]);
     configure(&mut command);
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle of the log")).stderr(log);
     Daemon(command.spawn().expect("the daemon's binary was built"))
