@@ -28,8 +28,10 @@ use crate::{
     stdio::Wants,
 };
 
-/// Frames waiting for the socket, in bytes. Full: the session waits, so that the pump does.
+/// Frames waiting for the socket, in bytes of memory. Full: the session waits, so that the pump does.
 const OUT_QUEUE: usize = 32 * 1024;
+/// What a waiting frame costs beside its bytes: its place in the queue and the allocation of its head.
+const FRAME_OVERHEAD: usize = 96;
 /// How long an answer to the client's own Close may take to be sent.
 pub(super) const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -77,7 +79,8 @@ pub(super) async fn serve(
 #[derive(Debug, Default)]
 pub(super) struct Out {
     frames: RefCell<VecDeque<(Vec<u8>, Bytes)>>,
-    bytes: Cell<usize>,
+    /// What all of them cost.
+    cost: Cell<usize>,
     /// The latest ping's answer: more than one waiting would only say the same later.
     pong: RefCell<Option<Bytes>>,
     writing: Cell<bool>,
@@ -91,7 +94,7 @@ impl Out {
     /// Queues a frame; nothing goes out behind a Close.
     pub(super) fn push(&self, head: Vec<u8>, body: Bytes) {
         if !self.dead.get() && !self.close_sent.get() {
-            self.bytes.set(self.bytes.get() + head.len() + body.len());
+            self.cost.set(self.cost.get() + cost(&head, &body));
             self.frames.borrow_mut().push_back((head, body));
             self.work.notify_one();
         }
@@ -115,11 +118,11 @@ impl Out {
     }
 
     pub(super) fn is_flushed(&self) -> bool {
-        self.bytes.get() == 0 && !self.writing.get()
+        self.cost.get() == 0 && !self.writing.get()
     }
 
     pub(super) async fn has_room(&self) -> Result<(), Gone> {
-        while self.bytes.get() >= OUT_QUEUE && !self.dead.get() {
+        while self.cost.get() >= OUT_QUEUE && !self.dead.get() {
             self.room.notified().await;
         }
         if self.dead.get() { Err(Gone) } else { Ok(()) }
@@ -140,12 +143,16 @@ impl Out {
             }
             let frame = self.frames.borrow_mut().pop_front();
             if let Some((head, body)) = frame {
-                self.bytes.set(self.bytes.get() - head.len() - body.len());
+                self.cost.set(self.cost.get() - cost(&head, &body));
                 return (head, body);
             }
             self.work.notified().await;
         }
     }
+}
+
+fn cost(head: &[u8], body: &[u8]) -> usize {
+    head.len() + body.len() + FRAME_OVERHEAD
 }
 
 /// Writes what is queued, until the socket fails.
@@ -159,7 +166,7 @@ pub(super) async fn drive(out: &Out, socket: &Socket) {
             tracing::debug!(%error, "a client can no longer be written to");
             out.dead.set(true);
             out.frames.borrow_mut().clear();
-            out.bytes.set(0);
+            out.cost.set(0);
         }
         out.room.notify_one();
         if out.dead.get() {
@@ -297,5 +304,27 @@ impl ClientWriter for Writer {
         }
         self.out.close(NORMAL, "");
         self.out.flushed().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn thousands_of_tiny_frames_passed_the_bound_of_the_queue() {
+        let out = Out::default();
+        let mut count = 0;
+        while out.has_room().now_or_never().is_some() {
+            out.push(vec![0x82, 2, 1], Bytes::from_static(b"x"));
+            count += 1;
+        }
+        assert!(count * (FRAME_OVERHEAD + 4) <= OUT_QUEUE + FRAME_OVERHEAD + 4, "{count} frames");
+        for _ in 0..count {
+            out.next().now_or_never().expect("queued");
+        }
+        assert!(out.is_flushed(), "what was taken costs nothing");
     }
 }
