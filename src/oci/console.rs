@@ -9,7 +9,7 @@ use std::{
 use nix::errno::Errno;
 use tokio::{io::Interest, net::UnixListener};
 
-use crate::sys::{SysError, pty, random::random_hex, socket};
+use crate::sys::{SysError, random::random_hex, socket};
 
 /// A listening socket that exists as long as this value.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl ConsoleSocket {
         &self.path
     }
 
-    /// Waits for the runtime and receives the terminal, ready for use. Cancel safe until the runtime has connected.
+    /// Waits for the runtime and receives the terminal. Cancel safe until the runtime has connected.
     pub(crate) async fn receive(&self) -> Result<OwnedFd, SysError> {
         let fail = |e: &std::io::Error| SysError::io("receive the terminal on", &self.path, e);
         let (stream, _) = self.listener.accept().await.map_err(|e| fail(&e))?;
@@ -42,10 +42,7 @@ impl ConsoleSocket {
             stream.readable().await.map_err(|e| fail(&e))?;
             let attempt = || socket::receive_fd(stream.as_fd()).map_err(|e| std::io::Error::from(e.errno()));
             match stream.try_io(Interest::READABLE, attempt) {
-                Ok(Some(master)) => {
-                    pty::set_onlcr(master.as_fd())?;
-                    return Ok(master);
-                }
+                Ok(Some(master)) => return Ok(master),
                 Ok(None) => return Err(SysError::at("receive the terminal on", &self.path, Errno::EPROTO)),
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
                 Err(e) => return Err(fail(&e)),

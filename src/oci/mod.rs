@@ -11,7 +11,10 @@ use std::{
     ffi::OsString,
     fmt,
     io::Read as _,
-    os::{fd::OwnedFd, unix::fs::OpenOptionsExt as _},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::OpenOptionsExt as _,
+    },
     path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
@@ -32,7 +35,7 @@ use crate::{
     },
     model::{Chunk, ContainerId, ExitStatus, WindowSize, one_line},
     process::{AdoptError, Process, Processes, exec_cgroup::CgroupOption},
-    sys::{SysError, fork::ChildSetup, random::random_hex},
+    sys::{SysError, fork::ChildSetup, pty, random::random_hex},
 };
 
 /// How long reading or removing one pidfile may take.
@@ -201,6 +204,11 @@ impl Runtime {
         };
         let made = async {
             let ran = launch::run(plan, &self.processes, &self.blocking, &self.setup).await?;
+            if let Some(terminal) = &ran.terminal {
+                // Of an exec's terminal it is left to the kernel, whose default it is: that process may be running by now,
+                // and have turned it off.
+                pty::set_onlcr(terminal.as_fd())?;
+            }
             let process = self.adopt(&pidfile).await?;
             Ok((ran, process))
         };

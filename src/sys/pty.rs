@@ -30,7 +30,8 @@ pub(crate) fn window_size(fd: BorrowedFd<'_>) -> Result<WindowSize, SysError> {
     Ok(WindowSize { cols: size.ws_col, rows: size.ws_row })
 }
 
-/// Turns LF into CR LF on output (`ONLCR`), which runc's console leaves off and every reader of a terminal expects.
+/// Turns LF into CR LF on output (`ONLCR`), which every reader of a terminal expects (control-api.md 4.2). Nobody may be
+/// using the terminal yet: a process that has turned it off would not be obeyed.
 ///
 /// # Errors
 /// `ENOTTY` when the descriptor is no terminal.

@@ -5,7 +5,7 @@ use holdfast::{
     model::{Outcome, WindowSize},
 };
 
-use crate::support::{self, BundleSpec, collect, within};
+use crate::support::{self, BundleSpec, FakeRuntime, collect, within};
 
 pub(crate) use crate::support::{wait_output, with_container};
 
@@ -117,6 +117,27 @@ fn a_terminal_has_one_stream_even_when_stderr_was_asked_for() {
             (&all.stdout[..], &all.stderr[..], &all.statuses[..]),
             (&b"stdoutstderr"[..], &b""[..], &[Outcome::Exited(0)][..])
         );
+    });
+}
+
+#[test]
+fn a_process_that_turns_cr_lf_off_before_its_terminal_arrived_is_obeyed() {
+    support::e2e_with(FakeRuntime::install, async |sandbox| {
+        sandbox.run("c", &BundleSpec::idle()).await;
+        // The daemon sleeps until the process has done so.
+        let off = sandbox.in_rootfs("off");
+        let plan = format!(
+            "kill -STOP $PPID; real \"$@\"; code=$?\n\
+             for try in $(seq 1000); do [ -e {} ] && break; sleep 0.01; done\nkill -CONT $PPID; exit $code",
+            off.display()
+        );
+        FakeRuntime::of(sandbox).plan("exec", &plan);
+        let script = "stty -onlcr -echo; : >/off; read line; printf 'a\\nb\\n'";
+        let mut session = sandbox.exec_tty_ws("c", &["sh", "-c", script]).await;
+        session.send_stdin(b"go\n").await.expect("open");
+        let all = collect(session).await;
+        assert!(off.exists() && all.statuses == [Outcome::Exited(0)], "{all:?}");
+        assert_eq!(String::from_utf8_lossy(&all.stdout), "a\nb\n");
     });
 }
 
