@@ -1,4 +1,4 @@
-//! Many of everything, beside processes that take all the time they get.
+//! Many of everything. What this does beside processes that take all the time they get is in `faults/output/`.
 
 use futures_util::future::join_all;
 use holdfast::{client::ExecSync, model::Outcome};
@@ -6,27 +6,6 @@ use holdfast::{client::ExecSync, model::Outcome};
 use support::{BundleSpec, eventually, procfs, within};
 
 mod support;
-
-#[test]
-fn every_byte_and_status_of_many_sessions_arrives_on_a_busy_machine() {
-    support::e2e(async |sandbox| {
-        sandbox.run("c", &BundleSpec::idle()).await;
-        let wanted: String = (1..=200_000).map(|number| format!("{number}\n")).collect();
-        let _busy = procfs::BusyLoops::start();
-        for round in 0..50 {
-            let sessions = (0..4).map(|_| sandbox.exec("c", &["seq", "1", "200000"]));
-            for all in join_all(sessions).await {
-                assert!(
-                    all.stdout == wanted.as_bytes(),
-                    "round {round}: {} of {} bytes",
-                    all.stdout.len(),
-                    wanted.len()
-                );
-                assert_eq!((all.statuses, all.close_code), (vec![Outcome::Exited(0)], Some(1000)), "round {round}");
-            }
-        }
-    });
-}
 
 /// 500 execSyncs, a third of them with a terminal, and 50 sessions, some of each at once.
 async fn hundreds_of_commands(sandbox: &support::Sandbox) {

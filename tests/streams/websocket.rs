@@ -74,23 +74,6 @@ fn a_process_that_leaves_its_stdin_unread_ends_well_all_the_same() {
 }
 
 #[test]
-fn a_client_that_pauses_stops_the_process_and_then_gets_every_byte() {
-    with_container(async |sandbox| {
-        let mut session = sandbox.exec_ws("c", &["sh", "-c", "seq 1 3000000; echo done > /done"]).await;
-        within(session.next()).await.expect("the first, empty message");
-        // Another session goes on meanwhile, and the first process does not: 23 MB fit into no buffer on the way.
-        for _ in 0..5 {
-            assert_eq!(sandbox.exec("c", &["seq", "1", "100000"]).await.stdout.len(), 588_895);
-        }
-        assert!(!sandbox.in_rootfs("done").exists());
-        let all = collect(session).await;
-        let wanted: usize = (1..=3_000_000_u32).map(|number| number.to_string().len() + 1).sum();
-        assert!(all.stdout.len() == wanted && all.stdout.ends_with(b"\n3000000\n"), "{} of {wanted}", all.stdout.len());
-        assert_eq!(all.statuses, [Outcome::Exited(0)]);
-    });
-}
-
-#[test]
 fn a_size_sent_first_is_the_size_the_command_starts_with_and_later_ones_are_signalled() {
     with_container(async |sandbox| {
         // A runtime does not wait until we have set the size of the terminal it sent: until then there is none.

@@ -68,6 +68,13 @@ pub(crate) fn status_line(pid: u32, name: &str) -> String {
     line.unwrap_or_else(|| panic!("no {name} in {status}")).trim().to_owned()
 }
 
+/// How many bytes a process has written so far, to whatever: `wchar` of proc(5).
+pub(crate) fn written(pid: u32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).expect("the process is there and ours");
+    let line = io.lines().find_map(|line| line.strip_prefix("wchar: "));
+    line.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no count in {io}"))
+}
+
 /// The directory of a process's cgroup through which processes are frozen: of version 2 alone, else of the freezer.
 pub(crate) fn freezer(pid: u32) -> PathBuf {
     let lines = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("the process is there");
@@ -95,13 +102,13 @@ pub(crate) fn with_word(word: &str) -> Vec<u32> {
     numbers.filter(has).collect()
 }
 
-/// Two processes that take all the time they get, for tests under load.
+/// Four processes that take all the time they get, for tests under load.
 pub(crate) struct BusyLoops(Vec<Child>);
 
 impl BusyLoops {
     pub(crate) fn start() -> Self {
         let spin = || Command::new("sh").args(["-c", "while :; do :; done"]).stdin(Stdio::null()).spawn();
-        Self((0..2).map(|_| spin().expect("a shell")).collect())
+        Self((0..4).map(|_| spin().expect("a shell")).collect())
     }
 }
 
