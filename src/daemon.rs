@@ -140,7 +140,7 @@ async fn serve(
     pod.scope.spawn(processes.reap_orphans());
     let sessions = SessionTable::new(config.streams.session_limit);
     let streams = StreamServer::new(pod.clone(), sessions.clone())?;
-    let attach = AttachSockets::new(pod.clone(), sessions);
+    let attach = AttachSockets::new(pod.clone(), sessions.clone());
     let namespaces = Namespaces::new(pod.clone());
     let fds = FdSocket::new(pod.clone());
     let traces = Rc::new(Traces::start(config.tracing.as_deref()));
@@ -148,6 +148,7 @@ async fn serve(
         pod: pod.clone(),
         streams: streams.clone(),
         attach: attach.clone(),
+        sessions,
         captures: Rc::default(),
         namespaces: namespaces.clone(),
         fds: fds.clone(),

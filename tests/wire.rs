@@ -7,11 +7,16 @@
 
 use std::{collections::BTreeMap, fs::File, io::BufReader};
 
+use own::{OWN_ENUMS, OWN_METHODS, OWN_STRUCTS};
+
 use capnp::{
     message::{Reader, ReaderOptions},
     schema_capnp::{code_generator_request, field, method, node, type_, value},
     serialize::{self, OwnedSegments},
 };
+
+#[path = "wire/own.rs"]
+mod own;
 
 const CONMON: u64 = 0xb737e899dd6633f1;
 
@@ -155,21 +160,6 @@ CgroupManager 0xaa4bbac12765a78a systemd 0, cgroupfs 1
 Namespace 0xd61491b560a8f3a3 ipc 0, net 1, pid 2, user 3, uts 4
 ";
 
-/// What is ours, in the same notation: clients of released versions rely on it as much.
-const OWN_METHODS: &str = "\
-servePortForward @0 0xb31da36144ece41c request :ServePortForwardRequest -> 0x8364c9decbb61871 response :ServePortForwardResponse
-";
-
-const OWN_STRUCTS: &str = "\
-ServePortForwardRequest 0xb753f7b1bf474f98 0/4
-  metadata @0 :List(TextTextMapEntry) [p0]
-  netNsPath @1 :Text [p1]
-  podId @2 :Text [p2]
-  ports @3 :List(UInt16) [p3]
-ServePortForwardResponse 0x919fabee25acdf24 0/1
-  url @0 :Text [p0]
-";
-
 /// The output of the Cap'n Proto compiler, kept by the build script.
 struct Schema(Reader<OwnedSegments>);
 
@@ -232,6 +222,19 @@ impl<'a> Nodes<'a> {
             of.get_fields().unwrap().iter().for_each(|field| lines += &format!("  {}\n", self.field(field)));
         }
         lines
+    }
+
+    /// The lines of the enums of a file that `published` names.
+    fn enum_lines(&self, file: &str, published: &str) -> String {
+        let line = |line: &str| {
+            let wanted = line.split(' ').next().unwrap();
+            let id = self.find_in(file, wanted);
+            let node::Enum(of) = self.0[&id].which().unwrap() else { panic!("{wanted} is no enum") };
+            let names = of.get_enumerants().unwrap().iter().map(|of| of.get_name().unwrap().to_string().unwrap());
+            let values: Vec<_> = names.enumerate().map(|(number, name)| format!("{name} {number}")).collect();
+            format!("{wanted} {id:#018x} {}\n", values.join(", "))
+        };
+        published.lines().map(line).collect()
     }
 
     fn structure(&self, id: u64) -> node::struct_::Reader<'a> {
@@ -315,14 +318,7 @@ fn structs_have_the_published_ids_sizes_and_field_positions() {
 fn enums_have_the_published_ids_and_values() {
     let schema = Schema::compiled();
     let nodes = schema.nodes();
-    for line in ENUMS.lines() {
-        let wanted = line.split(' ').next().unwrap();
-        let id = nodes.find(wanted);
-        let node::Enum(of) = nodes.0[&id].which().unwrap() else { panic!("{wanted} is no enum") };
-        let names = of.get_enumerants().unwrap().iter().map(|of| of.get_name().unwrap().to_string().unwrap());
-        let values: Vec<_> = names.enumerate().map(|(number, name)| format!("{name} {number}")).collect();
-        assert_eq!(format!("{wanted} {id:#018x} {}", values.join(", ")), line);
-    }
+    assert_eq!(nodes.enum_lines("conmon.capnp:", ENUMS), ENUMS);
 }
 
 #[test]
@@ -347,6 +343,7 @@ fn our_own_interface_extends_the_contract_and_keeps_its_positions() {
     assert_eq!(extended, [CONMON]);
     assert_eq!(nodes.method_lines(holdfast.get_id()), OWN_METHODS);
     assert_eq!(nodes.struct_lines("holdfast.capnp:", OWN_STRUCTS), OWN_STRUCTS);
+    assert_eq!(nodes.enum_lines("holdfast.capnp:", OWN_ENUMS), OWN_ENUMS);
 }
 
 /// A field that is not set is zero or null on the wire. A default would make it mean something else to us alone.

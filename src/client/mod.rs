@@ -14,6 +14,7 @@ mod error;
 mod fds;
 mod forward;
 mod halves;
+mod lists;
 mod request;
 mod rpc;
 mod spdy;
@@ -25,6 +26,7 @@ pub use error::{ClientError, StreamError};
 pub use fds::{FdClient, FdError};
 pub use forward::{ForwardClient, ForwardEnd, Forwarded, Transport};
 pub use halves::{Collected, StreamMessage, StreamReceiver, StreamSender};
+pub use lists::{ContainerInfo, ContainerState, Listing, SessionInfo, SessionKind, SessionState, SessionTransport};
 pub use request::{
     AttachContainer, CgroupManager, CreateContainer, CreateNamespaces, ExecSync, ExecSyncReply, LogDriver,
     LogDriverKind, NamespaceKind, ServeAttach, ServeExec, ServePortForward, VersionReply,

@@ -304,14 +304,14 @@ async fn connect_socket(runtime_dir: &Path, path: &Path) -> io::Result<UnixStrea
     UnixStream::connect(format!("/proc/self/fd/{}/{CONTROL_SOCKET}", dir.as_raw_fd())).await
 }
 
-async fn answer<T: capnp::traits::Owned>(
+pub(super) async fn answer<T: capnp::traits::Owned>(
     call: &'static str,
     promise: Promise<Response<T>, capnp::Error>,
 ) -> Result<Response<T>, ClientError> {
     promise.await.map_err(|error| failed(call, &error))
 }
 
-fn failed(call: &'static str, error: &capnp::Error) -> ClientError {
+pub(super) fn failed(call: &'static str, error: &capnp::Error) -> ClientError {
     if error.kind == capnp::ErrorKind::Disconnected {
         return ClientError::Gone { call };
     }

@@ -126,6 +126,7 @@ impl Pod {
         let cgroups = Cgroups::of(pid);
         let container = Rc::new(Container {
             id: request.spec.id.clone(),
+            birth: reservation.birth,
             process,
             stdio,
             stdin_once: bundle.stdin_once,

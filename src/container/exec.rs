@@ -39,8 +39,17 @@ pub(crate) enum ExecState {
 pub(crate) struct Exec {
     pub(crate) stdio: Rc<Stdio>,
     state: watch::Receiver<ExecState>,
-    exit: Rc<Cell<Option<ExitStatus>>>,
+    facts: Rc<ExecFacts>,
     kill: Rc<Kill>,
+}
+
+/// What is known of an exec's process, for whoever lists it.
+#[derive(Debug, Default)]
+pub(crate) struct ExecFacts {
+    /// 0 until it has been started.
+    pub(crate) pid: Cell<u32>,
+    /// As soon as it has ended, which may be before all its output has been read.
+    pub(crate) exit: Cell<Option<ExitStatus>>,
 }
 
 /// When an exec is to be killed, if at all.
@@ -94,7 +103,11 @@ impl Exec {
 
     /// The exit status as soon as the process has ended, which may be before all its output has been read.
     pub(crate) fn exit_status(&self) -> Option<ExitStatus> {
-        self.exit.get()
+        self.facts.exit.get()
+    }
+
+    pub(crate) fn facts(&self) -> &Rc<ExecFacts> {
+        &self.facts
     }
 
     /// Kills it with all that it has started, now or as soon as it has been started. If it has ended, what it left behind
@@ -119,15 +132,15 @@ impl Pod {
         let stdio = Stdio::new(spec.terminal, spec.stdin, self.read_ahead.clone());
         let (publish, state) = watch::channel(ExecState::Starting);
         let kill = Rc::new(Kill(watch::Sender::new(None)));
-        let exit = Rc::new(Cell::new(None));
-        let exec = Exec { stdio: stdio.clone(), state, exit: exit.clone(), kill: kill.clone() };
+        let facts = Rc::<ExecFacts>::default();
+        let exec = Exec { stdio: stdio.clone(), state, facts: facts.clone(), kill: kill.clone() };
         let span = tracing::info_span!("exec", container = %spec.id);
         let pod = self.clone();
         let work = async move {
             let end = match pod.start_exec(spec, stdio.early_size(), deadline, expect_kill).await {
                 Ok((started, cgroup)) => {
                     publish.send_replace(ExecState::Running);
-                    ExecState::Ended(pod.watch_exec(started, cgroup, &stdio, &exit, &kill).await)
+                    ExecState::Ended(pod.watch_exec(started, cgroup, &stdio, &facts, &kill).await)
                 }
                 Err(error) => {
                     tracing::debug!(error = error.without_words(), "exec failed");
@@ -223,11 +236,12 @@ impl Pod {
         started: Started,
         mut cgroup: Option<ExecCgroup>,
         stdio: &Rc<Stdio>,
-        exit: &Cell<Option<ExitStatus>>,
+        facts: &ExecFacts,
         kill: &Rc<Kill>,
     ) -> ExitStatus {
         let limits = DrainLimits { quiet: self.config.drain_quiet, max: self.config.drain_max_exec };
         let process = Rc::new(started.process);
+        facts.pid.set(process.pid());
         let number = self.next_exec.get();
         self.next_exec.set(number + 1);
         self.execs.borrow_mut().insert(number, process.clone());
@@ -241,7 +255,7 @@ impl Pod {
                 }
             };
             cgroup.into_iter().for_each(|cgroup| self.leave_behind(cgroup, kill));
-            exit.set(Some(status));
+            facts.exit.set(Some(status));
             gone.cancel();
             status
         };

@@ -5,12 +5,15 @@ use std::{
     path::PathBuf,
     process::{Command, Stdio as ProcessStdio},
     rc::Rc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Container, Pod, State, exit_file};
+use super::{
+    Container, Pod, State, exit_file,
+    table::{End, Listed},
+};
 use crate::{
     model::ExitStatus,
     process::{Process, oom::OomWatch},
@@ -36,7 +39,7 @@ pub(super) struct ExitPlan {
 }
 
 /// Pumps the container's output, waits for its end and does what must be done then, each step bounded, in this order: look
-/// at the OOM counters, drain, flush the log, OOM files, exit files, publish the status, leak fds, cleanup command, forget.
+/// at the OOM counters, drain, flush the log, OOM files, exit files, publish and record the status, leak fds, cleanup command, forget.
 /// Who sees the exit file may rely on the whole log and on the OOM file.
 pub(super) async fn finish(pod: Rc<Pod>, container: Rc<Container>, pump: Pump, oom: Option<OomWatch>, plan: ExitPlan) {
     let gone = CancellationToken::new();
@@ -48,13 +51,14 @@ pub(super) async fn finish(pod: Rc<Pod>, container: Rc<Container>, pump: Pump, o
             },
             None => container.process.wait().await,
         };
+        let time = SystemTime::now();
         // The counters vanish with the cgroup, so they are read before anything else.
         let oom_killed = oom.is_some_and(|oom| oom.killed());
         container.state.send_replace(State::Exiting);
         gone.cancel();
-        (status, oom_killed)
+        (status, oom_killed, time)
     };
-    let (drained, (status, oom_killed)) = tokio::join!(pump.run(Vec::new(), gone.cancelled()), exit);
+    let (drained, (status, oom_killed, time)) = tokio::join!(pump.run(Vec::new(), gone.cancelled()), exit);
     if drained.still_held {
         tracing::info!("another process still holds the output of the ended container; what it writes is not logged");
     }
@@ -66,6 +70,8 @@ pub(super) async fn finish(pod: Rc<Pod>, container: Rc<Container>, pump: Pump, o
     }
     exit_file::write_all(&pod.blocking, &plan.exit_paths, &status.code().to_string()).await;
     container.state.send_replace(State::Exited(status));
+    let end = End { status, oom_killed, time };
+    pod.containers.record(Listed { log: totals, end: Some(end), ..Listed::of(&container) });
     let lost_bytes = totals.lost.bytes;
     tracing::info!(%status, oom_killed, logged_bytes = totals.written.bytes, lost_bytes, "container exited");
     pod.close_fds(plan.leak_fds).await;

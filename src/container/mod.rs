@@ -5,6 +5,7 @@ mod create;
 mod exec;
 mod exit_file;
 mod finish;
+mod records;
 mod table;
 
 use std::{
@@ -21,8 +22,9 @@ use tokio::sync::watch;
 
 pub(crate) use self::{
     create::{CreateRequest, LogSpec},
-    exec::Exec,
-    table::ContainerTable,
+    exec::{Exec, ExecFacts},
+    records::{Numbered, Records},
+    table::{ContainerTable, Listed},
 };
 use crate::{
     config::Config,
@@ -104,6 +106,7 @@ pub(crate) enum State {
 #[derive(Debug)]
 pub(crate) struct Container {
     pub(crate) id: ContainerId,
+    birth: table::Birth,
     pub(crate) process: Rc<Process>,
     pub(crate) stdio: Rc<Stdio>,
     /// The container's stdin ends when the first attach client's does (the CRI's `stdin_once`).

@@ -187,6 +187,11 @@ impl Log {
         join_all(self.drivers.iter().map(LogWriter::reopen)).await.into_iter().collect()
     }
 
+    /// What became of the output so far.
+    pub(crate) fn totals(&self) -> LogTotals {
+        self.drivers.iter().map(LogWriter::totals).fold(LogTotals::default(), LogTotals::add)
+    }
+
     /// Writes what is left and closes the logs. See [`LogWriter::finish`].
     pub(crate) async fn finish(&self, deadline: Duration) -> LogTotals {
         let totals = join_all(self.drivers.iter().map(|driver| driver.finish(deadline))).await;

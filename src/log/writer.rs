@@ -189,8 +189,8 @@ impl LogWriter {
         totals
     }
 
-    #[cfg(test)]
-    fn totals(&self) -> LogTotals {
+    /// What became of what was appended, as far as that is decided.
+    pub(crate) fn totals(&self) -> LogTotals {
         self.shared.queue.borrow().totals()
     }
 }

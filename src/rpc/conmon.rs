@@ -16,7 +16,7 @@ use crate::{
         ServePortForwardContainerResults, SetWindowSizeContainerParams, SetWindowSizeContainerResults,
         StartFdSocketParams, StartFdSocketResults, VersionParams, VersionResults,
     },
-    session::exec_sync,
+    session::{Subject, exec_sync},
     sys::process::trim_heap,
     version::Version,
 };
@@ -83,11 +83,14 @@ impl conmon::Server for Server {
         drop(params);
         let (answer, answered) = oneshot::channel();
         let (pod, captures) = (self.services.pod.clone(), self.services.captures.clone());
+        let sessions = &self.services.sessions;
+        let session = sessions.begin(sessions.opening(Subject::ExecSync(spec.id.clone())));
         // In the pod's scope: a caller that goes away must not leave a process nobody watches.
         self.services.pod.scope.spawn(async move {
-            let _ = answer.send(exec_sync::run(&pod, &captures, spec, timeout).await);
+            let _ = answer.send(exec_sync::run(&pod, &captures, session, spec, timeout).await);
         });
-        let reply = answered.await.map_err(|_| Error::disconnected("the daemon is shutting down".to_owned()))?;
+        let owed = answered.await.map_err(|_| Error::disconnected("the daemon is shutting down".to_owned()))?;
+        let reply = &owed.reply;
         if reply.stdout.len() + reply.stderr.len() > LARGE_REPLY {
             self.services.pod.scope.spawn(give_memory_back());
         }
@@ -96,6 +99,7 @@ impl conmon::Server for Server {
         response.set_timed_out(reply.timed_out);
         response.set_stdout(&reply.stdout);
         response.set_stderr(&reply.stderr);
+        owed.told();
         Ok(())
     }
 

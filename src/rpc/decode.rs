@@ -1,5 +1,6 @@
 //! Requests from the wire as checked values: what comes out of here is believed by everything behind it.
 
+pub(super) mod lists;
 pub(super) mod namespaces;
 pub(super) mod ports;
 

@@ -26,7 +26,7 @@ use crate::{
     container::Pod,
     io::task::Scope,
     pause::Namespaces,
-    session::exec_sync::CaptureMemory,
+    session::{SessionTable, exec_sync::CaptureMemory},
     telemetry::traces::Traces,
     transport::{AttachSockets, FdSocket, StreamServer},
 };
@@ -45,6 +45,7 @@ pub(crate) struct Services {
     pub(crate) pod: Rc<Pod>,
     pub(crate) streams: Rc<StreamServer>,
     pub(crate) attach: Rc<AttachSockets>,
+    pub(crate) sessions: Rc<SessionTable>,
     pub(crate) captures: Rc<CaptureMemory>,
     pub(crate) namespaces: Rc<Namespaces>,
     pub(crate) fds: Rc<FdSocket>,

@@ -93,6 +93,9 @@ fn read(
         (CONMON, 9) => ("serveAttachContainer", metadata!(conmon, serve_attach_container_params)),
         (CONMON, 10) => ("servePortForwardContainer", metadata!(conmon, serve_port_forward_container_params)),
         (HOLDFAST, 0) => ("servePortForward", metadata!(holdfast, serve_port_forward_params)),
+        (HOLDFAST, 1) => ("listContainers", metadata!(holdfast, list_containers_params)),
+        (HOLDFAST, 2) => ("listSessions", metadata!(holdfast, list_sessions_params)),
+        (HOLDFAST, 3) => ("forget", metadata!(holdfast, forget_params)),
         _ => return None,
     };
     Some((name, metadata.ok().and_then(parent)))

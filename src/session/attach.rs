@@ -1,11 +1,16 @@
 //! A client that watches a container, and may type into it.
 
-use std::{cell::Cell, pin::pin, rc::Weak, time::Duration};
+use std::{
+    cell::Cell,
+    pin::pin,
+    rc::{Rc, Weak},
+    time::Duration,
+};
 
 use tokio::time::{sleep, timeout};
 
 use super::{
-    Activity, AtStdinEnd, GOODBYE_LIMIT, InputEnd,
+    Activity, AtStdinEnd, GOODBYE_LIMIT, InputEnd, Session,
     client::{ClientReader, ClientWriter, Gone},
     pass_input,
 };
@@ -24,6 +29,13 @@ pub(crate) struct Policy {
     pub(crate) stdin: bool,
     pub(crate) at_stdin_end: AtStdinEnd,
     pub(crate) patience: Patience,
+}
+
+/// Where a session is noted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Books<'a> {
+    pub(crate) counters: &'a Counters,
+    pub(crate) session: &'a Rc<Session>,
 }
 
 /// How long nothing may move before the session is given up.
@@ -48,6 +60,7 @@ enum End {
 /// Serves a streaming client until the container has exited, the client is gone or detaches. Never touches the container.
 pub(crate) async fn run(
     pod: &Pod,
+    session: &Rc<Session>,
     container: &Weak<Container>,
     stdin: bool,
     wants: Wants,
@@ -67,12 +80,13 @@ pub(crate) async fn run(
         (_, true) => AtStdinEnd::Ignore,
     };
     let policy = Policy { stdin, at_stdin_end, patience: Patience::Limit(pod.config.streams.idle_timeout) };
-    serve(&pod.counters, &container, output, policy, reader, writer).await;
+    let books = Books { counters: &pod.counters, session };
+    serve(books, &container, output, policy, reader, writer).await;
 }
 
 /// The same for a client whose subscription exists already, and with a policy of its transport's.
 pub(crate) async fn serve(
-    counters: &Counters,
+    books: Books<'_>,
     container: &Container,
     output: Subscriber,
     policy: Policy,
@@ -82,11 +96,11 @@ pub(crate) async fn serve(
     let exited = async || {
         container.exited().await;
     };
-    attend(counters, &container.stdio, exited, output, policy, reader, writer).await;
+    attend(books, &container.stdio, exited, output, policy, reader, writer).await;
 }
 
 async fn attend(
-    counters: &Counters,
+    Books { counters, session }: Books<'_>,
     stdio: &Stdio,
     exited: impl AsyncFn(),
     mut output: Subscriber,
@@ -94,10 +108,11 @@ async fn attend(
     reader: &mut impl ClientReader,
     writer: &mut impl ClientWriter,
 ) {
-    let activity = Activity::new(match policy.patience {
+    let limit = match policy.patience {
         Patience::Limit(limit) => limit,
         Patience::UntilExit => GOODBYE_LIMIT,
-    });
+    };
+    let activity = Activity::new(limit, session);
     let notices = Notices { counters, stderr: output.wants().stderr, terminal: stdio.is_terminal() };
     let (subscription, detached) = (output.subscription(), Cell::new(false));
     let mut input = pin!(async {
@@ -197,8 +212,9 @@ async fn send_output(
     loop {
         match output.next().await {
             Next::Chunk(chunk) => {
+                let bytes = chunk.bytes.len();
                 writer.write(chunk).await?;
-                activity.touch();
+                activity.sent(bytes);
             }
             Next::Skipped { bytes } => {
                 writer.write(notices.skipped(bytes)).await?;
@@ -220,7 +236,10 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::{session::client::ClientEvent, stdio::Fanout};
+    use crate::{
+        session::{SessionTable, Subject, client::ClientEvent},
+        stdio::Fanout,
+    };
 
     /// Sends what it has and then nothing.
     struct Typist(VecDeque<ClientEvent>);
@@ -268,7 +287,10 @@ mod tests {
         let exit = start + exit_after;
         let exited = async || tokio::time::sleep_until(exit).await;
         let mut typist = Typist(events.iter().cloned().collect());
-        attend(&counters, &stdio, exited, output, POLICY, &mut typist, &mut Deaf { gone }).await;
+        let table = SessionTable::new(1);
+        let session = table.begin(table.opening(Subject::PortForward(String::new())));
+        let books = Books { counters: &counters, session: &session };
+        attend(books, &stdio, exited, output, POLICY, &mut typist, &mut Deaf { gone }).await;
         (start.elapsed(), counters.attach_cut_bytes.value(), typist.0.len())
     }
 

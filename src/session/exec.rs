@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::{
-    Activity, AtStdinEnd, GOODBYE_LIMIT,
+    Activity, AtStdinEnd, GOODBYE_LIMIT, Session,
     client::{ClientReader, ClientWriter, Gone},
     pass_input,
 };
@@ -22,15 +22,17 @@ const REASON_LIMIT: usize = 2048;
 /// Runs the process and serves its client until the status has been sent or the client is gone.
 pub(crate) async fn run(
     pod: &Rc<Pod>,
+    session: &Rc<Session>,
     spec: ExecSpec,
     wants: Wants,
     reader: &mut impl ClientReader,
     writer: &mut impl ClientWriter,
 ) {
     let stdin = spec.stdin;
-    let activity = Activity::new(pod.config.streams.idle_timeout);
+    let activity = Activity::new(pod.config.streams.idle_timeout, session);
     let policy = pod.config.streams.exec_client_gone;
     let mut exec = pod.exec(spec, None, matches!(policy, ClientGone::Kill(_)));
+    session.runs(&exec);
     let stdio = exec.stdio.clone();
     // Before anything is awaited: the process does not exist yet, so nothing can be missed.
     let mut output = stdio.subscribe(wants, Lag::Wait);
@@ -56,6 +58,7 @@ pub(crate) async fn run(
                 stdio.abandon();
             }
         }
+        session.detach(exec, &pod.scope);
     }
 }
 
@@ -67,8 +70,9 @@ async fn send_output(
     activity: &Activity,
 ) -> Result<(), Gone> {
     while let Next::Chunk(chunk) = output.next().await {
+        let bytes = chunk.bytes.len();
         writer.write(chunk).await?;
-        activity.touch();
+        activity.sent(bytes);
     }
     let outcome = match exec.ended().await {
         Ok(ExitStatus::Exited(code)) => Outcome::Exited(code),

@@ -5,6 +5,7 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::{Session, table::NOT_STARTED};
 use crate::{
     container::Pod,
     model::{Chunk, StdStream, one_line},
@@ -17,8 +18,7 @@ use crate::{
 const STREAM_LIMIT: usize = 16 * 1024 * 1024;
 /// The most all captures of a pod keep together. Beyond: as above.
 const POD_LIMIT: usize = 64 * 1024 * 1024;
-/// Exit codes that no process has (control-api 4.3).
-const NOT_STARTED: i32 = -2;
+/// The exit code of what ran too long, which no process has (control-api 4.3).
 const TIMED_OUT: i32 = -3;
 /// What stands for "no limit" in the arithmetic of deadlines.
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -33,6 +33,29 @@ pub(crate) struct Reply {
     pub(crate) timed_out: bool,
     /// Keeps the pod's account until the reply is dropped.
     _account: Account,
+}
+
+/// An answer that somebody is owed: dropped before it was given, it is an end that nobody was told.
+#[derive(Debug)]
+pub(crate) struct Owed {
+    pub(crate) reply: Reply,
+    session: Rc<Session>,
+    told: bool,
+}
+
+impl Owed {
+    /// It is on its way to the caller.
+    pub(crate) fn told(mut self) {
+        self.told = true;
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        if !self.told {
+            self.session.untold(self.reply.code);
+        }
+    }
 }
 
 /// What all captures of the pod hold, in bytes.
@@ -67,10 +90,28 @@ impl Drop for Account {
 
 /// Runs a command and collects its output. `timeout` covers the whole call; zero is none. To be run by a task that does not
 /// end with its client, so that the command is always watched.
-pub(crate) async fn run(pod: &Rc<Pod>, memory: &Rc<CaptureMemory>, spec: ExecSpec, timeout: Duration) -> Reply {
+pub(crate) async fn run(
+    pod: &Rc<Pod>,
+    memory: &Rc<CaptureMemory>,
+    session: Rc<Session>,
+    spec: ExecSpec,
+    timeout: Duration,
+) -> Owed {
+    let reply = capture(pod, memory, &session, spec, timeout).await;
+    Owed { reply, session, told: false }
+}
+
+async fn capture(
+    pod: &Rc<Pod>,
+    memory: &Rc<CaptureMemory>,
+    session: &Session,
+    spec: ExecSpec,
+    timeout: Duration,
+) -> Reply {
     let deadline = (!timeout.is_zero()).then(|| Instant::now() + timeout.min(CENTURY));
     // With a timeout, a kill is to be expected.
     let mut exec = pod.exec(spec, deadline, deadline.is_some());
+    session.runs(&exec);
     // Before anything is awaited: the process does not exist yet, so nothing can be missed.
     let mut output = exec.stdio.subscribe(Wants { stdout: true, stderr: true }, Lag::Wait);
     let mut capture = Capture::new(memory, pod.counters.clone());

@@ -1,4 +1,4 @@
-//! One client doing one thing: exec or attach.
+//! One client doing one thing: exec, attach or port forward.
 //!
 //! A session is two halves that run side by side, input and output, never one loop that awaits a write: a client that
 //! sends while it is sent to (`cat`) would lock such a loop up.
@@ -10,49 +10,20 @@ pub(crate) mod exec;
 pub(crate) mod exec_sync;
 pub(crate) mod pending;
 pub(crate) mod port_forward;
+mod table;
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
 
 use self::client::{ClientEvent, ClientReader};
+pub(crate) use self::table::{
+    Carrier, ListedSession, Opening, Session, SessionGuard, SessionState, SessionTable, Subject,
+};
 use crate::stdio::Stdio;
 
 /// How long a client that was given up (cut, or idle) may take to read what it had queued and why.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(60);
-
-/// The sessions under way. Full: a new client is refused before its token is looked at.
-#[derive(Debug)]
-pub(crate) struct SessionTable {
-    running: Cell<usize>,
-    limit: usize,
-}
-
-impl SessionTable {
-    pub(crate) fn new(limit: usize) -> Rc<Self> {
-        Rc::new(Self { running: Cell::new(0), limit })
-    }
-
-    pub(crate) fn is_full(&self) -> bool {
-        self.running.get() >= self.limit
-    }
-
-    /// Counts a session for as long as the guard lives.
-    pub(crate) fn enter(self: &Rc<Self>) -> SessionGuard {
-        self.running.set(self.running.get() + 1);
-        SessionGuard(self.clone())
-    }
-}
-
-/// One running session.
-#[derive(Debug)]
-pub(crate) struct SessionGuard(Rc<SessionTable>);
-
-impl Drop for SessionGuard {
-    fn drop(&mut self) {
-        self.0.running.set(self.0.running.get() - 1);
-    }
-}
 
 /// When data last moved either way; pings do not count.
 #[derive(Debug)]
@@ -60,11 +31,25 @@ struct Activity {
     last: Cell<Instant>,
     /// Zero: no limit.
     limit: Duration,
+    /// Where it is counted.
+    session: Rc<Session>,
 }
 
 impl Activity {
-    fn new(limit: Duration) -> Self {
-        Self { last: Cell::new(Instant::now()), limit }
+    fn new(limit: Duration, session: &Rc<Session>) -> Self {
+        Self { last: Cell::new(Instant::now()), limit, session: session.clone() }
+    }
+
+    /// Bytes came from the client.
+    fn received(&self, bytes: usize) {
+        self.session.received(bytes);
+        self.touch();
+    }
+
+    /// Bytes went to the client.
+    fn sent(&self, bytes: usize) {
+        self.session.sent(bytes);
+        self.touch();
     }
 
     fn touch(&self) {
@@ -115,7 +100,7 @@ async fn pass_input(
     loop {
         match reader.next().await {
             ClientEvent::Stdin(bytes) if stdin => {
-                activity.touch();
+                activity.received(bytes.len());
                 // A process that takes no more input does not end the session: its output and status are still to come.
                 tokio::select! {
                     biased;

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::port_forward::Destination;
+use super::{ListedSession, Opening, port_forward::Destination};
 use crate::{
     container::Container, oci::ExecSpec, proto::remotecommand::StreamKind, stdio::Wants, telemetry::counters::Counters,
 };
@@ -56,6 +56,13 @@ pub(crate) enum Request {
     },
 }
 
+/// A request and what it is listed as.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) opening: Opening,
+    pub(crate) request: Request,
+}
+
 impl Request {
     fn kind(&self) -> StreamKind {
         match self {
@@ -79,7 +86,7 @@ impl Request {
 /// caller its whole control connection.
 #[derive(Debug)]
 pub(crate) struct PendingRequests {
-    requests: HashMap<Token, Request>,
+    requests: HashMap<Token, Waiting>,
     /// In order of age; a claimed token stays until its time is over.
     ages: VecDeque<(Instant, Token)>,
     limit: usize,
@@ -94,9 +101,9 @@ impl PendingRequests {
     }
 
     /// Stores a request under its token.
-    pub(crate) fn insert(&mut self, now: Instant, token: Token, request: Request) {
+    pub(crate) fn insert(&mut self, now: Instant, token: Token, waiting: Waiting) {
         self.expire(now);
-        let cost = request.cost();
+        let cost = waiting.request.cost();
         // One alone is taken whatever it costs: a message has its own limit.
         while self.requests.len() >= self.limit.max(1) || self.bytes + cost > BYTES_LIMIT {
             let Some((_, oldest)) = self.ages.pop_front() else { break };
@@ -110,24 +117,24 @@ impl PendingRequests {
         }
         self.bytes += cost;
         self.ages.push_back((now, token.clone()));
-        self.requests.insert(token, request);
+        self.requests.insert(token, waiting);
     }
 
     /// Takes the request of a token. `None` for one that is unknown, used, expired or of another kind; only its own kind
     /// uses it up.
-    pub(crate) fn claim(&mut self, now: Instant, kind: StreamKind, token: &str) -> Option<Request> {
+    pub(crate) fn claim(&mut self, now: Instant, kind: StreamKind, token: &str) -> Option<Waiting> {
         self.expire(now);
         let token = Token::new(token.to_owned());
-        if self.requests.get(&token)?.kind() != kind {
+        if self.requests.get(&token)?.request.kind() != kind {
             return None;
         }
         self.remove(&token)
     }
 
-    fn remove(&mut self, token: &Token) -> Option<Request> {
-        let request = self.requests.remove(token)?;
-        self.bytes -= request.cost();
-        Some(request)
+    fn remove(&mut self, token: &Token) -> Option<Waiting> {
+        let waiting = self.requests.remove(token)?;
+        self.bytes -= waiting.request.cost();
+        Some(waiting)
     }
 
     /// Forgets what is too old.
@@ -140,6 +147,11 @@ impl PendingRequests {
             self.remove(&token);
             self.ages.pop_front();
         }
+    }
+
+    /// What waits, in no order.
+    pub(crate) fn list(&self) -> impl Iterator<Item = ListedSession> {
+        self.requests.values().map(|waiting| ListedSession::waiting(waiting.opening.clone()))
     }
 
     /// When [`PendingRequests::expire`] will have something to do.
@@ -161,13 +173,18 @@ mod tests {
     use crate::{
         model::ContainerId,
         oci::{Purpose, argv::CgroupManager},
+        session::{SessionTable, Subject},
     };
 
     const LIFETIME: Duration = Duration::from_secs(60);
 
-    fn request() -> Request {
+    fn waiting(request: Request) -> Waiting {
+        Waiting { opening: SessionTable::new(1).opening(Subject::PortForward(String::new())), request }
+    }
+
+    fn request() -> Waiting {
         let wants = Wants { stdout: true, stderr: false };
-        Request::Attach { container: std::rc::Weak::new(), stdin: false, wants }
+        waiting(Request::Attach { container: std::rc::Weak::new(), stdin: false, wants })
     }
 
     fn token(n: usize) -> Token {
@@ -206,17 +223,19 @@ mod tests {
 
     #[test]
     fn long_commands_cost_older_requests_their_place() {
-        let exec = |size: usize| Request::Exec {
-            spec: ExecSpec {
-                id: ContainerId::parse("c").unwrap(),
-                command: vec!["x".repeat(size)],
-                terminal: false,
-                stdin: false,
-                env: Vec::new(),
-                cgroup_manager: CgroupManager::Cgroupfs,
-                purpose: Purpose::Streaming,
-            },
-            wants: Wants { stdout: true, stderr: false },
+        let exec = |size: usize| {
+            waiting(Request::Exec {
+                spec: ExecSpec {
+                    id: ContainerId::parse("c").unwrap(),
+                    command: vec!["x".repeat(size)],
+                    terminal: false,
+                    stdin: false,
+                    env: Vec::new(),
+                    cgroup_manager: CgroupManager::Cgroupfs,
+                    purpose: Purpose::Streaming,
+                },
+                wants: Wants { stdout: true, stderr: false },
+            })
         };
         let (mut pending, now) = (PendingRequests::new(1000, LIFETIME, Rc::default()), Instant::now());
         for n in 0..20 {

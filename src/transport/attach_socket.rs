@@ -31,8 +31,8 @@ use crate::{
     },
     model::Outcome,
     session::{
-        AtStdinEnd, SessionTable,
-        attach::{self, Patience, Policy},
+        AtStdinEnd, Carrier, SessionTable, Subject,
+        attach::{self, Books, Patience, Policy},
         client::ClientWriter as _,
     },
     stdio::Wants,
@@ -238,7 +238,8 @@ impl AttachSockets {
             });
             return;
         }
-        let guard = self.sessions.enter();
+        let guard = self.sessions.enter(self.sessions.opening(Subject::Attach(sockets.container.id.clone())));
+        guard.session().connected(Carrier::AttachSocket, None);
         let lag = attach::lag(self.pod.config.streams.attach_lag);
         let output = sockets.container.stdio.subscribe(Wants { stdout: true, stderr: true }, lag);
         let at_stdin_end = match own.stop_after_stdin_eof.get() && !terminal {
@@ -249,7 +250,8 @@ impl AttachSockets {
         let policy = Policy { stdin: true, at_stdin_end, patience: Patience::UntilExit };
         let session = async move {
             let (mut reader, mut writer) = (Reader::new(&stream), Writer::new(&stream, terminal));
-            attach::serve(&server.pod.counters, &sockets.container, output, policy, &mut reader, &mut writer).await;
+            let books = Books { counters: &server.pod.counters, session: guard.session() };
+            attach::serve(books, &sockets.container, output, policy, &mut reader, &mut writer).await;
             stream.close();
             drop(guard);
             server.look_later(&sockets);

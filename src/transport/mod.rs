@@ -42,13 +42,14 @@ pub(crate) use self::{
 };
 use self::{http::Accepted, stream::Stream};
 use crate::{
-    container::{Container, Pod},
+    container::{Container, Numbered, Pod},
     io::task::Scope,
+    model::ContainerId,
     oci::ExecSpec,
     proto::{remotecommand::StreamKind, upgrade_head::Refusal},
     session::{
-        SessionGuard, SessionTable,
-        pending::{PendingRequests, Request, Token},
+        ListedSession, SessionGuard, SessionTable, Subject,
+        pending::{PendingRequests, Request, Token, Waiting},
         port_forward::Destination,
     },
     stdio::Wants,
@@ -127,7 +128,7 @@ impl StreamServer {
 
     /// The URL at which one client can run the command. Nothing runs before it comes.
     pub(crate) fn offer_exec(self: &Rc<Self>, spec: ExecSpec, wants: Wants) -> Result<String, SysError> {
-        self.offer(StreamKind::Exec, Request::Exec { spec, wants })
+        self.offer(StreamKind::Exec, Subject::Exec(spec.id.clone()), Request::Exec { spec, wants })
     }
 
     /// The URL at which one client can watch the container.
@@ -137,7 +138,8 @@ impl StreamServer {
         stdin: bool,
         wants: Wants,
     ) -> Result<String, SysError> {
-        self.offer(StreamKind::Attach, Request::Attach { container: Rc::downgrade(container), stdin, wants })
+        let request = Request::Attach { container: Rc::downgrade(container), stdin, wants };
+        self.offer(StreamKind::Attach, Subject::Attach(container.id.clone()), request)
     }
 
     /// The URL at which one client can reach ports. `ports` is for clients that cannot name them themselves.
@@ -146,10 +148,11 @@ impl StreamServer {
         destination: Destination,
         ports: Vec<u16>,
     ) -> Result<String, SysError> {
-        self.offer(StreamKind::PortForward, Request::PortForward { destination, ports })
+        let subject = Subject::PortForward(destination.pod.clone());
+        self.offer(StreamKind::PortForward, subject, Request::PortForward { destination, ports })
     }
 
-    fn offer(self: &Rc<Self>, kind: StreamKind, request: Request) -> Result<String, SysError> {
+    fn offer(self: &Rc<Self>, kind: StreamKind, subject: Subject, request: Request) -> Result<String, SysError> {
         let address = match self.address.get() {
             Some(address) => address,
             None => self.listen()?,
@@ -157,7 +160,8 @@ impl StreamServer {
         let token = Token::new(random_hex()?);
         let scheme = if self.pod.config.streams.tls.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{address}/{}/{}", kind.path_word(), token.as_str());
-        self.pending.borrow_mut().insert(Instant::now(), token, request);
+        let waiting = Waiting { opening: self.sessions.opening(subject), request };
+        self.pending.borrow_mut().insert(Instant::now(), token, waiting);
         Ok(url)
     }
 
@@ -250,8 +254,16 @@ impl StreamServer {
             self.pod.counters.sessions_refused.increment();
             return Err(Refusal::service_unavailable("too many streaming sessions: try again later"));
         }
-        let request = self.pending.borrow_mut().claim(Instant::now(), kind, token).ok_or_else(Refusal::not_found)?;
-        Ok(Claimed { request, guard: self.sessions.enter() })
+        let waiting = self.pending.borrow_mut().claim(Instant::now(), kind, token).ok_or_else(Refusal::not_found)?;
+        Ok(Claimed { request: waiting.request, guard: self.sessions.enter(waiting.opening) })
+    }
+
+    /// The sessions, by number: those that wait for their client too. Only of this container, and with larger numbers.
+    pub(crate) fn list(&self, id: Option<&ContainerId>, after: u64) -> Vec<ListedSession> {
+        let mut all = self.sessions.list(id, after);
+        all.extend(self.pending.borrow().list().filter(|session| session.is_wanted(id, after)));
+        all.sort_unstable_by_key(Numbered::number);
+        all
     }
 
     /// No new connection and no waiting request from now on; sessions go on.

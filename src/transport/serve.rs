@@ -1,5 +1,7 @@
 //! What an upgraded connection becomes: which transport, which session.
 
+use std::rc::Rc;
+
 use bytes::Bytes;
 
 use super::{
@@ -7,7 +9,7 @@ use super::{
     http::Accepted,
     port_channels,
     socket::Socket,
-    spdy::{self, Carrier},
+    spdy::{self, Carrier as SpdyCarrier},
     websocket,
 };
 use crate::{
@@ -18,7 +20,7 @@ use crate::{
         upgrade_head::Upgrade,
     },
     session::{
-        self,
+        self, Carrier, Session,
         client::{ClientReader, ClientWriter, ForwardReader, ForwardWriter},
         pending::Request,
         port_forward::{Destination, Surroundings},
@@ -31,7 +33,9 @@ impl StreamServer {
     /// Serves an upgraded connection to its end.
     pub(super) async fn serve(&self, accepted: Accepted) {
         let Accepted { stream, early, upgrade, query, claimed } = accepted;
-        let Claimed { request, guard: _guard } = claimed;
+        let Claimed { request, guard } = claimed;
+        let listed = guard.session();
+        listed.connected(carrier(&upgrade), stream.tcp().peer_addr().ok());
         if let Err(error) = tune_tcp(stream.tcp()) {
             tracing::debug!(%error, "keep-alive could not be set");
         }
@@ -39,9 +43,9 @@ impl StreamServer {
         let session = async {
             match upgrade {
                 Upgrade::WebSocket { protocol, .. } => {
-                    self.serve_websocket(socket.clone(), early, protocol, query.as_deref(), request).await;
+                    self.serve_websocket(socket.clone(), early, protocol, query.as_deref(), (request, listed)).await;
                 }
-                Upgrade::Spdy(protocol) => self.serve_spdy(socket.clone(), early, protocol, request).await,
+                Upgrade::Spdy(protocol) => self.serve_spdy(socket.clone(), early, protocol, (request, listed)).await,
             }
         };
         let watched = async {
@@ -65,11 +69,11 @@ impl StreamServer {
         early: Bytes,
         protocol: Protocol,
         query: Option<&str>,
-        request: Request,
+        (request, listed): (Request, &Rc<Session>),
     ) {
         match request {
             Request::PortForward { destination, .. } if protocol.is_tunnel() => {
-                self.forward_spdy(Carrier::Tunnel(socket, early), destination).await;
+                self.forward_spdy(SpdyCarrier::Tunnel(socket, early), destination, listed).await;
             }
             Request::PortForward { destination, mut ports } => {
                 if ports.is_empty() {
@@ -77,7 +81,7 @@ impl StreamServer {
                     ports = query.and_then(ports_of_query).unwrap_or_default();
                 }
                 port_channels::serve(socket, early, protocol.base64, &ports, async |reader, writer| {
-                    self.forward(destination, reader, writer).await;
+                    self.forward(destination, listed, reader, writer).await;
                 })
                 .await;
             }
@@ -85,53 +89,83 @@ impl StreamServer {
                 let requested = requested(&request);
                 let wants = Wants { stdout: requested.stdout, stderr: requested.stderr };
                 websocket::serve(socket, early, protocol, requested.stdin, wants, async |reader, writer| {
-                    self.run_command(request, reader, writer).await;
+                    self.run_command(request, listed, reader, writer).await;
                 })
                 .await;
             }
         }
     }
 
-    async fn serve_spdy(&self, socket: Socket, early: Bytes, protocol: SpdyProtocol, request: Request) {
-        let carrier = Carrier::Socket(socket, early);
+    async fn serve_spdy(
+        &self,
+        socket: Socket,
+        early: Bytes,
+        protocol: SpdyProtocol,
+        (request, listed): (Request, &Rc<Session>),
+    ) {
+        let carrier = SpdyCarrier::Socket(socket, early);
         match request {
-            Request::PortForward { destination, .. } => self.forward_spdy(carrier, destination).await,
+            Request::PortForward { destination, .. } => self.forward_spdy(carrier, destination, listed).await,
             request => {
                 let (requested, timeout) = (requested(&request), self.pod.config.streams.creation_timeout);
                 spdy::remote_command::serve(carrier, protocol.version, requested, timeout, async |reader, writer| {
-                    self.run_command(request, reader, writer).await;
+                    self.run_command(request, listed, reader, writer).await;
                 })
                 .await;
             }
         }
     }
 
-    async fn forward_spdy(&self, carrier: Carrier, destination: Destination) {
+    async fn forward_spdy(&self, carrier: SpdyCarrier, destination: Destination, listed: &Rc<Session>) {
         let timeout = self.pod.config.streams.creation_timeout;
-        spdy::forward::serve(carrier, timeout, async |reader, writer| self.forward(destination, reader, writer).await)
-            .await;
+        spdy::forward::serve(carrier, timeout, async |reader, writer| {
+            self.forward(destination, listed, reader, writer).await;
+        })
+        .await;
     }
 
-    async fn forward(&self, destination: Destination, reader: &mut impl ForwardReader, writer: impl ForwardWriter) {
+    async fn forward(
+        &self,
+        destination: Destination,
+        listed: &Rc<Session>,
+        reader: &mut impl ForwardReader,
+        writer: impl ForwardWriter,
+    ) {
         let surroundings = Surroundings {
             scope: &self.pod.scope,
             blocking: &self.pod.blocking,
             read_ahead: &self.pod.read_ahead,
             config: &self.pod.config.streams,
             ending: &self.ending,
+            session: listed,
         };
         session::port_forward::run(surroundings, destination, reader, writer).await;
     }
 
-    async fn run_command(&self, request: Request, reader: &mut impl ClientReader, writer: &mut impl ClientWriter) {
+    async fn run_command(
+        &self,
+        request: Request,
+        listed: &Rc<Session>,
+        reader: &mut impl ClientReader,
+        writer: &mut impl ClientWriter,
+    ) {
         match request {
-            Request::Exec { spec, wants } => session::exec::run(&self.pod, spec, wants, reader, writer).await,
+            Request::Exec { spec, wants } => session::exec::run(&self.pod, listed, spec, wants, reader, writer).await,
             Request::Attach { container, stdin, wants } => {
-                session::attach::run(&self.pod, &container, stdin, wants, reader, writer).await;
+                session::attach::run(&self.pod, listed, &container, stdin, wants, reader, writer).await;
             }
             // Its clients have neither stdin nor a status.
             Request::PortForward { .. } => {}
         }
+    }
+}
+
+/// What a connection is listed as.
+fn carrier(upgrade: &Upgrade) -> Carrier {
+    match upgrade {
+        Upgrade::WebSocket { protocol, .. } if protocol.is_tunnel() => Carrier::Tunnel,
+        Upgrade::WebSocket { .. } => Carrier::WebSocket,
+        Upgrade::Spdy(_) => Carrier::Spdy,
     }
 }
 

@@ -9,15 +9,15 @@ use capnp::{
     schema::{Field, StructSchema},
     text,
 };
-use holdfast::client::conmon_capnp::conmon;
+use holdfast::client::{conmon_capnp::conmon, holdfast_capnp::holdfast as own};
 
 use crate::support::{
     BundleSpec, FakeRuntime, Sandbox, beside_a_neighbour,
-    raw_rpc::{RawRpc, Reply, bootstrap, call},
+    raw_rpc::{OWN, RawRpc, Reply, bootstrap, call},
 };
 
 /// By their numbers.
-const CALLS: [(&str, u16); 8] = [
+const CALLS: [(&str, u16); 12] = [
     ("version", 0),
     ("createContainer", 1),
     ("execSyncContainer", 2),
@@ -26,13 +26,23 @@ const CALLS: [(&str, u16); 8] = [
     ("serveExecContainer", 8),
     ("serveAttachContainer", 9),
     ("servePortForwardContainer", 10),
+    ("servePortForward", OWN),
+    ("listContainers", OWN + 1),
+    ("listSessions", OWN + 2),
+    ("forget", OWN + 3),
 ];
 /// What the runtime says.
 const NO: &str = "the runtime says no";
 
 /// The request in the parameters of a call.
 fn request<'a>(number: u16, params: any_pointer::Builder<'a>) -> dynamic_struct::Builder<'a> {
+    const LIST_CONTAINERS: u16 = OWN + 1;
+    const LIST_SESSIONS: u16 = OWN + 2;
+    const FORGET: u16 = OWN + 3;
     macro_rules! of {
+        (own $params:ident) => {
+            dynamic_value::Builder::from(params.init_as::<own::$params::Builder<'a>>().init_request()).downcast()
+        };
         ($params:ident) => {
             dynamic_value::Builder::from(params.init_as::<conmon::$params::Builder<'a>>().init_request()).downcast()
         };
@@ -46,6 +56,10 @@ fn request<'a>(number: u16, params: any_pointer::Builder<'a>) -> dynamic_struct:
         8 => of!(serve_exec_container_params),
         9 => of!(serve_attach_container_params),
         10 => of!(serve_port_forward_container_params),
+        OWN => of!(own serve_port_forward_params),
+        LIST_CONTAINERS => of!(own list_containers_params),
+        LIST_SESSIONS => of!(own list_sessions_params),
+        FORGET => of!(own forget_params),
         _ => panic!("no call of these tests"),
     }
 }
@@ -234,8 +248,12 @@ fn no_text_of_any_call_may_be_noise_and_only_words_may_be_empty_or_long() {
             }
             assert!(is_invalid(noise, &name) && is_invalid(nul, &name), "{call} {name}: {noise:?}, {nul:?}");
             let word = WORDS.contains(&&*name);
-            // Without a namespace it is the host's network.
-            let may_be_empty = name == "netNsPath" || (word && name != "command" && name != "cleanupCmd");
+            // Without a namespace it is the host's network; a pod needs no name, and a list is of all containers.
+            let is_list = number == OWN + 1 || number == OWN + 2;
+            let may_be_empty = name == "netNsPath"
+                || name == "podId"
+                || (is_list && name == "id")
+                || (word && name != "command" && name != "cleanupCmd");
             assert!(if may_be_empty { is_taken(empty) } else { is_invalid(empty, &name) }, "{call} {name}: {empty:?}");
             let may_be_long = word || name == "envVars.key";
             assert!(if may_be_long { is_taken(long) } else { is_invalid(long, &name) }, "{call} {name}: {long:?}");
@@ -262,7 +280,7 @@ fn no_enum_of_any_call_may_be_out_of_range() {
 #[test]
 fn a_list_of_100_000_entries_is_taken_or_refused_in_every_call() {
     // What would be opened, written or claimed for each entry. What the runtime is given has the kernel's limit.
-    const LIMITED: [&str; 5] = ["exitPaths", "oomExitPaths", "logDrivers", "additionalFds", "leakFds"];
+    const LIMITED: [&str; 6] = ["exitPaths", "oomExitPaths", "logDrivers", "additionalFds", "leakFds", "ports"];
     for_every_call(async |caller, call, number| {
         let lists = call_fields(number).into_iter().filter(|f| matches!(f.get_type().which(), TypeVariant::List(_)));
         for field in lists {
@@ -289,6 +307,7 @@ fn fill(mut list: dynamic_list::Builder<'_>) {
         match list.element_type().which() {
             TypeVariant::Text => list.set(index, "/x".into()).unwrap(),
             TypeVariant::UInt64 => list.set(index, u64::from(index).into()).unwrap(),
+            TypeVariant::UInt16 => list.set(index, 80_u16.into()).unwrap(),
             TypeVariant::Struct(_) => good_element(list.reborrow().get(index).unwrap().downcast()),
             _ => panic!("no such list in the schema"),
         }

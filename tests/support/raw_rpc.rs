@@ -3,7 +3,7 @@ use std::{io, path::Path};
 use capnp::{any_pointer, message::Builder, message::ReaderOptions, serialize};
 use capnp_rpc::rpc_capnp::{message, return_};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
     time::timeout,
 };
@@ -12,6 +12,10 @@ use super::DEADLINE;
 
 /// The type id of the interface `Conmon`.
 const CONMON: u64 = 0xb737_e899_dd66_33f1;
+/// The type id of the interface `Holdfast`.
+const HOLDFAST: u64 = 0xc5dd_afa7_dbcf_92ea;
+/// Methods of `Holdfast` are numbered from here on.
+pub(crate) const OWN: u16 = 100;
 
 /// A client of the control socket that sends any bytes.
 #[derive(Debug)]
@@ -86,18 +90,23 @@ impl RawRpc {
 
     /// The next message, with its segment table.
     pub(crate) async fn receive(&mut self) -> io::Result<Vec<u8>> {
-        let word = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize;
-        let mut bytes = vec![0; 4];
-        self.stream.read_exact(&mut bytes).await?;
-        let segments = word(&bytes) + 1;
-        bytes.resize(4 * (segments + 1).next_multiple_of(2), 0);
-        self.stream.read_exact(&mut bytes[4..]).await?;
-        let words: usize = (1..=segments).map(|n| word(&bytes[4 * n..])).sum();
-        let table = bytes.len();
-        bytes.resize(table + 8 * words, 0);
-        self.stream.read_exact(&mut bytes[table..]).await?;
-        Ok(bytes)
+        read_message(&mut self.stream).await
     }
+}
+
+/// The next message of a stream, with its segment table.
+pub(crate) async fn read_message(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+    let word = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize;
+    let mut bytes = vec![0; 4];
+    stream.read_exact(&mut bytes).await?;
+    let segments = word(&bytes) + 1;
+    bytes.resize(4 * (segments + 1).next_multiple_of(2), 0);
+    stream.read_exact(&mut bytes[4..]).await?;
+    let words: usize = (1..=segments).map(|n| word(&bytes[4 * n..])).sum();
+    let table = bytes.len();
+    bytes.resize(table + 8 * words, 0);
+    stream.read_exact(&mut bytes[table..]).await?;
+    Ok(bytes)
 }
 
 fn reason(exception: capnp::Result<capnp_rpc::rpc_capnp::exception::Reader<'_>>) -> String {
@@ -122,8 +131,8 @@ pub(crate) fn call(question: u32, method: u16, fill: impl FnOnce(any_pointer::Bu
     message(|root| {
         let mut call = root.init_call();
         call.set_question_id(question);
-        call.set_interface_id(CONMON);
-        call.set_method_id(method);
+        call.set_interface_id(if method < OWN { CONMON } else { HOLDFAST });
+        call.set_method_id(method % OWN);
         call.reborrow().init_target().init_promised_answer().set_question_id(0);
         fill(call.init_params().get_content());
     })

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::inbound::{ConnectionMemory, Inbound};
 use super::{
-    Activity, GOODBYE_LIMIT,
+    Activity, GOODBYE_LIMIT, Session as Listed,
     client::{ForwardEvent, ForwardReader, ForwardWriter, PairEnd, PairId},
     dial::Place,
 };
@@ -89,6 +89,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) config: &'a StreamConfig,
     /// Cancelled when the daemon shuts down.
     pub(crate) ending: &'a CancellationToken,
+    pub(crate) session: &'a Rc<Listed>,
 }
 
 /// Serves one client until it is gone, idle for too long, or the pod or the daemon is gone.
@@ -98,7 +99,7 @@ pub(crate) async fn run<W: ForwardWriter>(
     reader: &mut impl ForwardReader,
     writer: W,
 ) {
-    let Surroundings { scope, blocking, read_ahead, config, ending } = surroundings;
+    let Surroundings { scope, blocking, read_ahead, config, ending, session: listed } = surroundings;
     // Dropped at the end, and with it every pair and its socket.
     let scope = scope.child();
     let session = Rc::new(Session {
@@ -106,7 +107,7 @@ pub(crate) async fn run<W: ForwardWriter>(
         refusal: config.forward_refusal,
         destination,
         writer: writer.clone(),
-        activity: Activity::new(config.idle_timeout),
+        activity: Activity::new(config.idle_timeout, listed),
         pairs: RefCell::default(),
         memory: ConnectionMemory::new(read_ahead.clone()),
         pod_gone: Notify::new(),
@@ -188,7 +189,7 @@ impl<W: ForwardWriter> Session<W> {
     async fn pass_data(&self, id: PairId, bytes: Bytes) {
         // What comes for a pair that has ended is of no use to anybody.
         let Some(pair) = self.find(id) else { return };
-        self.activity.touch();
+        self.activity.received(bytes.len());
         let look = async {
             loop {
                 sleep(STUCK_LOOK).await;

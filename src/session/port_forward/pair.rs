@@ -129,7 +129,7 @@ async fn copy_down<W: ForwardWriter>(session: &Session<W>, id: PairId, from_pod:
         match from_pod.try_read_buf(&mut bytes) {
             Ok(0) => return Ok(()),
             Ok(_) => {
-                session.activity.touch();
+                session.activity.sent(bytes.len());
                 if session.writer.write(id, compact(bytes)).await == Err(Gone) {
                     return Ok(());
                 }

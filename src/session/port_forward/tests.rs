@@ -5,7 +5,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::session::client::{Gone, PairEnd};
+use crate::session::{
+    SessionTable, Subject,
+    client::{Gone, PairEnd},
+};
 
 /// What a client was sent.
 #[derive(Debug, Default)]
@@ -101,6 +104,7 @@ fn forwarding(place: Place, refusal: ForwardRefusal, test: impl AsyncFnOnce(&Han
             read_ahead: &read_ahead,
             config: &config,
             ending: &ending,
+            session: &listed(),
         };
         let destination = Destination { place, pod: "web".to_owned() };
         let mut reader = Events(received);
@@ -286,6 +290,12 @@ async fn a_pair_is_stuck_when_nothing_was_taken_for_a_while_however_long_it_was_
     assert!(!inbound.is_stuck(STUCK_LIMIT), "nothing waits");
 }
 
+/// What no test here looks at.
+fn listed() -> Rc<Listed> {
+    let table = SessionTable::new(1);
+    table.begin(table.opening(Subject::PortForward(String::new())))
+}
+
 /// A session whose pairs have no tasks: what is queued is taken by nobody but the test.
 fn session_with(pairs: &[u64]) -> Session<Client> {
     let memory = ConnectionMemory::new(Rc::default());
@@ -298,7 +308,7 @@ fn session_with(pairs: &[u64]) -> Session<Client> {
         refusal: ForwardRefusal::Text,
         destination: Destination { place: Place::Host, pod: String::new() },
         writer: Client { seen: Rc::default(), changed: Rc::default() },
-        activity: Activity::new(Duration::ZERO),
+        activity: Activity::new(Duration::ZERO, &listed()),
         pairs: RefCell::new(pairs.iter().map(pair).collect()),
         memory: memory.clone(),
         pod_gone: Notify::new(),
