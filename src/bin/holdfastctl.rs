@@ -11,8 +11,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use holdfast::client::{
     CgroupManager, Transport,
     cli::{
-        self, AttachOptions, CliError, ExecOptions, ForwardAddress, ForwardPort, ForwardTarget, LogsOptions,
-        PortForwardOptions, RunOptions, RuntimeDir, RuntimeOptions,
+        self, AttachOptions, CliError, ExecOptions, ForwardAddress, ForwardPort, ForwardTarget, ListOptions,
+        LogsOptions, PortForwardOptions, RunOptions, RuntimeDir, RuntimeOptions,
     },
 };
 
@@ -41,6 +41,8 @@ Examples:
   holdfastctl logs -f web
   holdfastctl attach web
   holdfastctl port-forward web 8080:80
+  holdfastctl ps
+  holdfastctl sessions --json
   holdfastctl rm web
 
 Exit codes:
@@ -55,6 +57,10 @@ enum Command {
     PortForward(PortForwardArgs),
     Logs(Logs),
     Rm(Rm),
+    /// List the containers of the daemon, and exits that nobody has collected yet
+    Ps(List),
+    /// List the sessions of the daemon, and ends of commands that nobody was told
+    Sessions(List),
     /// Stop the daemon and end every container it watches
     Stop,
     /// Print the version of this client and of the daemon
@@ -222,6 +228,16 @@ struct Rm {
     id: String,
 }
 
+#[derive(Args)]
+struct List {
+    /// As one line of JSON
+    #[arg(long)]
+    json: bool,
+    /// Have the daemon forget the ends that were printed
+    #[arg(long)]
+    forget: bool,
+}
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -256,6 +272,8 @@ async fn dispatch(dir: &RuntimeDir, command: Command) -> Result<u8, CliError> {
         Command::PortForward(forward) => Box::pin(cli::port_forward(dir, &forward.options()?)).await,
         Command::Logs(logs) => cli::logs(dir, &logs.options()?).await,
         Command::Rm(rm) => Box::pin(cli::remove(dir, &cli::container_id(&rm.id)?, &rm.runtime.options(None))).await,
+        Command::Ps(list) => cli::containers(dir, list.options()).await,
+        Command::Sessions(list) => cli::sessions(dir, list.options()).await,
         Command::Stop => cli::stop(dir).await,
         Command::Version { json } => cli::version(dir, json).await,
     }
@@ -341,6 +359,12 @@ impl PortForwardArgs {
             transport: self.transport.into(),
             runtime: self.runtime.options(None),
         })
+    }
+}
+
+impl List {
+    fn options(&self) -> ListOptions {
+        ListOptions { json: self.json, forget: self.forget }
     }
 }
 
