@@ -114,7 +114,7 @@ pub(crate) enum LogError {
     /// The file system does not answer.
     #[error(transparent)]
     Blocking(#[from] BlockingError),
-    /// Reopening means that all earlier records are in the old file, and they are not.
+    /// A write does not return, and while it lasts the file cannot be left.
     #[error("log {} is not writable, so it was not reopened: {cause}", path.display())]
     Failing {
         /// The log.

@@ -16,16 +16,19 @@
 //! *gap*. From the first byte dropped until a record in the log tells the gap's size, nothing more is taken, so that each
 //! gap has one such record, at the place where the bytes are missing.
 
+mod losses;
+
 use std::{collections::VecDeque, mem, path::PathBuf, time::Duration};
 
 use bytes::Buf as _;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    format::{Batch, Encoder, Record, Tally, line::MAX_LINE},
-    model::{Chunk, StdStream},
+    format::{Batch, Encoder, Tally, line::MAX_LINE},
+    model::Chunk,
 };
 
+use self::losses::rest_of;
 use super::{LogError, LogTotals, file::Written};
 
 /// Encoded bytes that may wait for the write in flight; the record that passes it is the last. Full: the pump waits.
@@ -199,6 +202,9 @@ impl Queue {
             + mem::take(&mut self.filling).tally();
         self.lose(left);
         self.drop_backlog();
+        while let Some(reply) = self.take_reopen() {
+            drop(reply.send(Err(self.failing())));
+        }
         let rest = self.encoder.skip_rest();
         self.lose(rest);
         self.totals
@@ -212,6 +218,11 @@ impl Queue {
             && now < retry_at
             && !hurry
         {
+            // The file was tried just now for its sake. One that takes nothing may be gone for ever, with its file system.
+            if let Some(reply) = self.take_reopen() {
+                self.in_flight = Some(InFlight::default());
+                return Step::Reopen(reply);
+            }
             // At the end at most the record that tells the gap is owed, or the rest of a torn one. Only the latter is worth
             // holding up an exit: without it the log ends within a record.
             return if self.ending && self.torn.is_none() { Step::Finish } else { Step::Wait(Some(retry_at)) };
@@ -226,7 +237,7 @@ impl Queue {
             self.in_flight = Some(InFlight { tally: batch.tally(), torn, report });
             return Step::Write { batch, torn };
         }
-        if let Some(Item::Reopen(reply)) = self.backlog.pop_front() {
+        if let Some(reply) = self.take_reopen() {
             self.in_flight = Some(InFlight::default());
             return Step::Reopen(reply);
         }
@@ -279,11 +290,19 @@ impl Queue {
         }
     }
 
-    /// The attempt to open the path anew has returned.
-    pub(super) fn reopened(&mut self) {
+    /// The attempt to open the path anew has returned. Whether there is a new file now: if the old one has failed, the new
+    /// one is tried at once, and tells the gap.
+    pub(super) fn reopened(&mut self, anew: bool) {
         self.in_flight = None;
-        if self.state == State::Stalled {
-            self.state = State::Writing;
+        match self.state {
+            State::Stalled => self.state = State::Writing,
+            State::Failing { .. } if anew => {
+                self.hurry = true;
+                // Its begin is in a file that takes no end.
+                let torn = self.torn.take().map(|rest| rest.tally()).unwrap_or_default();
+                self.lose(torn);
+            }
+            State::Writing | State::Failing { .. } => {}
         }
     }
 
@@ -328,79 +347,19 @@ impl Queue {
         }
     }
 
-    /// What is to be written, and whether it begins with the rest of a torn record.
-    fn take_batch(&mut self) -> (Batch, bool) {
-        let batch = mem::replace(&mut self.filling, mem::take(&mut self.spare));
-        let Some(mut torn) = self.torn.take() else { return (batch, false) };
-        let shift = torn.bytes.len();
-        torn.bytes.extend(batch.bytes);
-        torn.records.extend(batch.records.iter().map(|record| Record { end: record.end + shift, ..*record }));
-        (torn, true)
-    }
-
-    /// Adds the record that tells how much is missing, if something is. Returns where it begins, and what it tells.
-    fn report_gap(&mut self, wall: Duration, batch: &mut Batch) -> Option<(usize, Tally)> {
-        if self.gap.is_zero() {
-            return None;
-        }
-        let gap = mem::take(&mut self.gap);
-        let mut unfinished = self.unfinished;
-        for record in &batch.records {
-            unfinished[record.stream as usize] = record.partial;
-        }
-        // A reader joins a part with the next record of its stream: without an end, two lines would become one.
-        for stream in [StdStream::Stdout, StdStream::Stderr] {
-            if unfinished[stream as usize] {
-                self.encoder.remark(wall, stream, b"", batch);
+    /// The next thing in the backlog, if that is a reopen that somebody waits for.
+    fn take_reopen(&mut self) -> Option<Reply> {
+        while let Some(Item::Reopen(reply)) = self.backlog.pop_front_if(|item| matches!(item, Item::Reopen(_))) {
+            if !reply.is_closed() {
+                return Some(reply);
             }
         }
-        let start = batch.bytes.len();
-        let text = format!("[holdfast: lost {} bytes in {} lines: {}]", gap.bytes, gap.lines, self.cause);
-        self.encoder.remark(wall, StdStream::Stderr, text.as_bytes(), batch);
-        Some((start, gap))
-    }
-
-    /// Drops a chunk behind all that is in the queue.
-    fn drop_chunk(&mut self, chunk: &Chunk) {
-        if self.state == State::Writing && self.gap.is_zero() {
-            self.cause = "more came than could be kept";
-        }
-        // The encoder must see all bytes in their order.
-        if self.backlog_bytes > 0 {
-            self.drop_backlog();
-        }
-        let lost = self.encoder.skip(chunk.stream, &chunk.bytes);
-        self.lose(lost);
-    }
-
-    fn drop_backlog(&mut self) {
-        self.backlog_bytes = 0;
-        for item in mem::take(&mut self.backlog) {
-            match item {
-                Item::Chunk(_, chunk) => {
-                    let lost = self.encoder.skip(chunk.stream, &chunk.bytes);
-                    self.lose(lost);
-                }
-                Item::Reopen(reply) => drop(reply.send(Err(self.failing()))),
-            }
-        }
-    }
-
-    fn lose(&mut self, lost: Tally) {
-        self.gap += lost;
-        self.totals.lost += lost;
+        None
     }
 
     fn failing(&self) -> LogError {
         LogError::Failing { path: self.path.clone(), cause: self.cause }
     }
-}
-
-/// The part of a record that is not in the file, as a batch of its own.
-fn rest_of(batch: &Batch, from: usize, record: Record) -> Batch {
-    let bytes = batch.bytes[from..record.end].to_vec();
-    let records = vec![Record { end: bytes.len(), ..record }];
-    Batch { bytes, records }
 }
 
 #[cfg(test)]

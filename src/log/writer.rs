@@ -150,12 +150,12 @@ impl LogWriter {
     }
 
     /// Opens the path anew, after somebody has moved the file away. When this returns, everything appended before is in
-    /// the old file, and everything appended since goes to the new one. After an error the old file is still in use. The
-    /// journal has no file, so there is nothing to do.
+    /// the old file, and everything appended since goes to the new one. What the old file does not take is lost, and the new
+    /// one begins with the record that tells so. After an error the old file is still in use. The journal has no file, so
+    /// there is nothing to do.
     ///
     /// # Errors
-    /// What was appended cannot be written, the path cannot be opened, or neither was done in time
-    /// ([`LogConfig::stall`]).
+    /// The path cannot be opened, or not in time ([`LogConfig::stall`]).
     pub(crate) async fn reopen(&self) -> Result<(), LogError> {
         if let Target::Journal { .. } = self.shared.config.target {
             return Ok(());
@@ -228,8 +228,8 @@ impl Task {
                     sink
                 }
                 Step::Reopen(reply) => {
-                    let Some(sink) = self.reopen(sink, reply).await else { return };
-                    self.shared.queue.borrow_mut().reopened();
+                    let Some((sink, anew)) = self.reopen(sink, reply).await else { return };
+                    self.shared.queue.borrow_mut().reopened(anew);
                     sink
                 }
                 Step::Wait(until) => {
@@ -269,14 +269,14 @@ impl Task {
         Some(sink)
     }
 
-    async fn reopen(&self, sink: Sink, reply: Reply) -> Option<Sink> {
+    async fn reopen(&self, sink: Sink, reply: Reply) -> Option<(Sink, bool)> {
         let (Sink::File(file), Target::File { path, max_size, .. }) = (sink, &self.shared.config.target) else {
             // A journal is never asked to.
             return None;
         };
         let max_size = *max_size;
         let job = self.shared.blocking.run_to_end("reopen log", path, move || reopen(file, max_size, reply));
-        self.with_stall_clock(job).await.ok().map(Sink::File)
+        self.with_stall_clock(job).await.ok().map(|(file, anew)| (Sink::File(file), anew))
     }
 
     async fn close(&self, sink: Sink) {
@@ -354,15 +354,16 @@ async fn open_file(
     Ok(blocking.run("open log", config.target.path(), config.stall, open, undo).await??)
 }
 
-/// Opens the path of a log anew and tells the caller, in the pool. If the caller has gone meanwhile, it was told of an
-/// error and may put the old file back in its place: then the old file must go on.
-fn reopen(old: LogFile, max_size: Option<NonZeroU64>, reply: Reply) -> LogFile {
+/// Opens the path of a log anew and tells the caller, in the pool. Returns the file to go on with, and whether it is the new
+/// one. If the caller has gone meanwhile, it was told of an error and may put the old file back in its place: then the old
+/// file must go on.
+fn reopen(old: LogFile, max_size: Option<NonZeroU64>, reply: Reply) -> (LogFile, bool) {
     let (outcome, new) = match LogFile::open(old.path(), max_size) {
         Ok(new) => (Ok(()), Some(new)),
         Err(error) => (Err(error.into()), None),
     };
     let told = reply.send(outcome).is_ok();
-    new.filter(|_| told).unwrap_or(old)
+    new.filter(|_| told).map_or((old, false), |new| (new, true))
 }
 
 fn since_epoch(time: SystemTime) -> Duration {

@@ -182,8 +182,7 @@ async fn a_full_disk_holds_up_nobody_and_every_byte_is_counted() {
         log.room().await;
         out(&log, b"line\n".repeat(1000));
     }
-    let error = log.reopen().await.unwrap_err().to_string();
-    assert!(error.ends_with("not reopened: No space left on device"), "{error}");
+    log.reopen().await.expect("what it takes has no part in that");
     let totals = log.finish(DEADLINE).await;
     assert_eq!((totals.written.bytes, totals.lost.bytes), (0, 1_000_000));
     rig.scope.join().await;
@@ -199,7 +198,7 @@ async fn a_full_disk_does_not_disturb_the_other_driver() {
         let bytes = format!("line {n}\n").into();
         log.append(SystemTime::now(), &Chunk { stream: StdStream::Stderr, bytes });
     }
-    assert!(log.reopen().await.is_err(), "one of the two could not");
+    log.reopen().await.expect("neither has been moved away");
     let totals = log.finish(Duration::ZERO).await;
     assert_eq!((totals.written.lines, totals.lost.lines), (1000, 1000));
     assert_eq!(lines(&[rig.path()]).len(), 1000);
