@@ -220,6 +220,8 @@ impl Task {
     async fn run(self, mut sink: Sink) {
         loop {
             let step = self.shared.queue.borrow_mut().next(Instant::now(), since_epoch(SystemTime::now()));
+            // It has emptied the queue, if only of bytes that make no record yet.
+            self.announce_room();
             sink = match step {
                 Step::Write { batch, torn } => {
                     let Some(sink) = self.write(sink, batch, torn).await else { return };

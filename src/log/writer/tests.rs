@@ -14,6 +14,7 @@ use tokio::time::advance;
 use super::*;
 use crate::{
     config::LOG_STALL,
+    format::line::MAX_LINE,
     log::{FileForm, Log},
     model::StdStream,
 };
@@ -226,6 +227,22 @@ async fn a_fifo_nobody_read_goes_on_with_a_whole_record_and_tells_what_is_missin
     let (lost, cause) = (totals.lost, "the reader does not keep up");
     assert_eq!(*told, format!("stderr F [holdfast: lost {} bytes in {} lines: {cause}]", lost.bytes, lost.lines));
     assert_eq!(totals.written.bytes + lost.bytes, appended);
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_begin_of_a_line_that_waited_behind_a_full_queue_left_the_container_waiting_for_ever() {
+    let rig = Rig::new();
+    let log = rig.open(&rig.path()).await;
+    let frozen = rig.freeze().await;
+    out(&log, "in flight\n");
+    tokio::task::yield_now().await;
+    // Four parts fill the queue. What is left makes no record, so that there is nothing to write when its turn comes.
+    out(&log, vec![b'x'; 4 * MAX_LINE + 100]);
+    assert!(!log.has_room());
+    let room = timeout(DEADLINE / 2, async { tokio::join!(log.room(), async { drop(frozen) }) });
+    room.await.expect("there is room for what comes next");
+    assert_eq!(log.finish(DEADLINE).await.written.bytes, 10 + 4 * MAX_LINE as u64 + 100);
+    rig.scope.join().await;
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
