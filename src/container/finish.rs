@@ -23,6 +23,9 @@ use crate::{
 
 /// How long the last lines may take to reach the log.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+/// The same when the daemon ends. With the drain before it, it must leave time for the exit files: who waits for the ends of
+/// containers waits 5 s.
+const CLOSING_FLUSH_LIMIT: Duration = Duration::from_secs(2);
 /// How long a cleanup command may run before it is killed.
 const CLEANUP_LIMIT: Duration = Duration::from_secs(60);
 /// How long starting it may take.
@@ -62,7 +65,8 @@ pub(super) async fn finish(pod: Rc<Pod>, container: Rc<Container>, pump: Pump, o
     if drained.still_held {
         tracing::info!("another process still holds the output of the ended container; what it writes is not logged");
     }
-    let totals = container.log.finish(FLUSH_LIMIT).await;
+    let flush_limit = if pod.closing.get() { CLOSING_FLUSH_LIMIT } else { FLUSH_LIMIT };
+    let totals = container.log.finish(flush_limit).await;
     pod.counters.log_lost_bytes.add(totals.lost.bytes);
     pod.counters.log_lost_lines.add(totals.lost.lines);
     if oom_killed {
