@@ -46,6 +46,9 @@ const BACKLOG_BOUND: usize = 256 * 1024;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
+/// At the end the rest of a torn record is tried until the next pause would be longer: 0.7 s in all, if that has just begun.
+const LAST_PAUSE: Duration = Duration::from_millis(400);
+
 /// Gets the outcome of a reopen. Whoever asked may have gone: then the old file stays.
 pub(super) type Reply = oneshot::Sender<Result<(), LogError>>;
 
@@ -184,6 +187,11 @@ impl Queue {
         self.hurry = true;
     }
 
+    /// Whether a write has not returned in time.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.state == State::Stalled
+    }
+
     /// The container's output has ended.
     pub(super) fn end(&mut self) {
         self.ending = true;
@@ -214,7 +222,7 @@ impl Queue {
     pub(super) fn next(&mut self, now: Instant, wall: Duration) -> Step {
         debug_assert!(self.in_flight.is_none());
         let hurry = mem::take(&mut self.hurry);
-        if let State::Failing { retry_at, .. } = self.state
+        if let State::Failing { pause, retry_at } = self.state
             && now < retry_at
             && !hurry
         {
@@ -224,8 +232,9 @@ impl Queue {
                 return Step::Reopen(reply);
             }
             // At the end at most the record that tells the gap is owed, or the rest of a torn one. Only the latter is worth
-            // holding up an exit: without it the log ends within a record.
-            return if self.ending && self.torn.is_none() { Step::Finish } else { Step::Wait(Some(retry_at)) };
+            // holding up an exit, and not for long: without it the log ends within a record.
+            let tried = self.torn.is_none() || pause > LAST_PAUSE;
+            return if self.ending && tried { Step::Finish } else { Step::Wait(Some(retry_at)) };
         }
         self.refill();
         let (mut batch, torn) = self.take_batch();

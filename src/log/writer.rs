@@ -36,6 +36,9 @@ const GATHER: Duration = Duration::from_millis(1);
 /// A sick log is reported at most this often, a journal that is not there once until it is back.
 const WARN_PAUSE: Duration = Duration::from_secs(60);
 
+/// How long a write that has not returned in time may hold up the end of its container: what it waits for is gone for longer.
+const STUCK_FLUSH: Duration = Duration::from_secs(1);
+
 /// One log of one container. Dropping it closes the log without writing what waits: call [`LogWriter::finish`] first.
 #[derive(Debug)]
 pub(crate) struct LogWriter {
@@ -172,10 +175,13 @@ impl LogWriter {
     }
 
     /// The container's output has ended: writes all that was appended, with what is left of the last lines, and closes
-    /// the log. What is not written at the deadline is given up and counted as lost. Later appends are ignored.
+    /// the log. What is not written at the deadline, or soon if the log is stuck already, is given up and counted as lost.
+    /// Later appends are ignored.
     pub(crate) async fn finish(&self, deadline: Duration) -> LogTotals {
         self.shared.queue.borrow_mut().end();
         self.shared.wake.notify_one();
+        let stuck = self.shared.queue.borrow().is_stuck();
+        let deadline = if stuck { deadline.min(STUCK_FLUSH) } else { deadline };
         let late = timeout(deadline, self.shared.ended.cancelled()).await.is_err();
         let totals = self.shared.queue.borrow_mut().close();
         if late {

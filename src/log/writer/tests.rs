@@ -245,6 +245,22 @@ async fn a_begin_of_a_line_that_waited_behind_a_full_queue_left_the_container_wa
     rig.scope.join().await;
 }
 
+#[tokio::test(flavor = "local")]
+async fn a_log_that_was_stuck_already_held_up_the_end_as_long_as_one_that_was_well() {
+    let rig = Rig::new();
+    let config = LogConfig { stall: Duration::from_millis(10), ..config(&rig.path()) };
+    let log = LogWriter::open(&rig.scope, &rig.blocking, config).await.unwrap();
+    let frozen = rig.freeze().await;
+    out(&log, "lost\n");
+    while !log.shared.queue.borrow().is_stuck() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let totals = timeout(DEADLINE / 2, log.finish(DEADLINE)).await.expect("it waits for a second");
+    assert_eq!(totals.lost.bytes, 5);
+    drop(frozen);
+    rig.scope.join().await;
+}
+
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn a_write_that_does_not_return_holds_up_the_container_for_a_limited_time() {
     let rig = Rig::new();
