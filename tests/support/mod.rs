@@ -114,7 +114,7 @@ pub(crate) fn require_e2e() -> bool {
 }
 
 /// Whether a program is there that a test needs. Where it must be, its absence is a failure.
-fn require(missing: &str) -> bool {
+pub(crate) fn require(missing: &str) -> bool {
     if which(missing).is_some() {
         return true;
     }
