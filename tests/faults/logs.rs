@@ -73,9 +73,15 @@ async fn count_lines(sandbox: &Sandbox, id: &str, (count, pause): Pace, log_driv
 
 /// The last number that a counting container has written.
 fn last(sandbox: &Sandbox, id: &str) -> u64 {
-    let text = fs::read_to_string(sandbox.in_rootfs(&format!("at-{id}"))).unwrap_or_default();
-    // Empty while it is being written.
-    text.trim().parse().unwrap_or(0)
+    let path = sandbox.in_rootfs(&format!("at-{id}"));
+    loop {
+        let Ok(text) = fs::read_to_string(&path) else { return 0 };
+        // Empty only while it is being written.
+        if let Ok(number) = text.trim().parse() {
+            return number;
+        }
+        std::thread::yield_now();
+    }
 }
 
 /// Lets a counting container end, which must be well; returns its last number.
