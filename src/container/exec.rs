@@ -9,7 +9,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::Pod;
+use super::{Pod, RunningExec};
 use crate::{
     model::{ContainerId, ExitStatus, WindowSize},
     oci::{ExecSpec, LaunchError, Started},
@@ -244,8 +244,9 @@ impl Pod {
         facts.pid.set(process.pid());
         let number = self.next_exec.get();
         self.next_exec.set(number + 1);
-        self.execs.borrow_mut().insert(number, process.clone());
         let gone = CancellationToken::new();
+        let running = RunningExec { process: process.clone(), gone: gone.clone(), stdio: stdio.clone() };
+        self.execs.borrow_mut().insert(number, running);
         let ended = async {
             let status = tokio::select! {
                 status = process.wait() => status,

@@ -19,6 +19,7 @@ use std::{
 
 use futures_util::future::join_all;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
     create::{CreateRequest, LogSpec},
@@ -56,9 +57,18 @@ pub(crate) struct Pod {
     pub(crate) counters: Rc<Counters>,
     /// Owns every task below, so that none depends on the client that caused it.
     pub(crate) scope: Scope,
-    execs: RefCell<HashMap<u64, Rc<Process>>>,
+    execs: RefCell<HashMap<u64, RunningExec>>,
     next_exec: Cell<u64>,
     closing: Cell<bool>,
+}
+
+/// An exec from its start until all its output has been read.
+#[derive(Debug)]
+struct RunningExec {
+    process: Rc<Process>,
+    /// Cancelled when the process has ended.
+    gone: CancellationToken,
+    stdio: Rc<Stdio>,
 }
 
 /// Why a container could not be made, found or changed.
@@ -191,8 +201,8 @@ impl Pod {
 
     /// Kills every container and exec at once.
     pub(crate) fn kill_all(&self) {
-        for process in self.execs.borrow().values() {
-            process.kill_group();
+        for exec in self.execs.borrow().values() {
+            exec.process.kill_group();
         }
         for container in self.containers.all() {
             container.process.kill_group();
@@ -206,9 +216,11 @@ impl Pod {
         join_all(sharing.map(async |container| self.runtime.kill_all(&container.id).await)).await;
     }
 
-    /// Whether no container and no exec is left, nor a container being created.
+    /// Whether no container and no exec is left, nor a container being created. An exec that has ended counts no more when
+    /// only its client holds it up, which may never read.
     pub(crate) fn is_empty(&self) -> bool {
-        self.containers.is_empty() && self.execs.borrow().is_empty()
+        let over = |exec: &RunningExec| exec.gone.is_cancelled() && exec.stdio.is_held_up();
+        self.containers.is_empty() && self.execs.borrow().values().all(over)
     }
 
     /// Pidfiles that an earlier daemon in the same directory left.

@@ -90,6 +90,11 @@ impl Stdio {
         self.is_terminal
     }
 
+    /// Whether output is not read because a subscriber that must get every byte takes none.
+    pub(crate) fn is_held_up(&self) -> bool {
+        self.fanout.blocked()
+    }
+
     /// Receives all output from now on.
     pub(crate) fn subscribe(&self, wants: Wants, lag: Lag) -> Subscriber {
         self.fanout.subscribe(wants, lag)
