@@ -7,11 +7,14 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::unix::{OwnedReadHalf, OwnedWriteHalf},
+    sync::Notify,
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -20,14 +23,23 @@ const CALLS_LIMIT: usize = 256;
 /// What calls of one connection may leave behind in capnp-rpc, about 1 KiB each. Full: the connection is closed.
 const REMNANTS_LIMIT: usize = 10_000;
 
+/// What a client may leave unread of large replies, in bytes: all that captures may hold at once, and half as much again.
+/// Full: the connection is closed.
+const UNSENT_LIMIT: usize = 96 * 1024 * 1024;
+/// A client that takes nothing of a reply for so long loses its connection, and with it what it left unread.
+const REPLY_STALL: Duration = Duration::from_secs(60);
+
 /// The state of one control connection.
 #[derive(Debug, Default)]
 pub(crate) struct Connection {
     calls: Cell<usize>,
     remnants: Cell<usize>,
+    unsent: Cell<usize>,
     /// Its client has sent something.
     spoken: Cell<bool>,
-    write_blocked: Cell<bool>,
+    /// Since when the client has taken nothing of what is to be written.
+    blocked_since: Cell<Option<Instant>>,
+    blocked: Notify,
     reader: RefCell<Option<Waker>>,
     cancel: CancellationToken,
 }
@@ -37,6 +49,19 @@ impl Connection {
     pub(super) fn call(self: &Rc<Self>) -> Call {
         self.calls.set(self.calls.get() + 1);
         Call(self.clone())
+    }
+
+    /// Counts a reply until the guard is dropped, when it has been sent.
+    pub(super) fn owes(self: &Rc<Self>, bytes: usize) -> Unsent {
+        self.unsent.set(self.unsent.get() + bytes);
+        if self.unsent.get() > UNSENT_LIMIT {
+            tracing::warn!(
+                bytes = self.unsent.get(),
+                "a control client leaves too much unread: its connection is closed"
+            );
+            self.close();
+        }
+        Unsent { connection: self.clone(), bytes }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -59,8 +84,27 @@ impl Connection {
         self.cancel.cancelled().await;
     }
 
+    /// Resolves when the client has not taken its replies for too long.
+    pub(super) async fn stalled(&self) {
+        loop {
+            match self.blocked_since.get().map(|since| since + REPLY_STALL) {
+                None => self.blocked.notified().await,
+                Some(end) if end <= Instant::now() => return,
+                Some(end) => sleep_until(end).await,
+            }
+        }
+    }
+
+    fn wrote(&self, pending: bool) {
+        self.blocked_since.set(pending.then(|| self.blocked_since.get().unwrap_or_else(Instant::now)));
+        if pending {
+            self.blocked.notify_one();
+        }
+        self.wake_reader();
+    }
+
     fn may_read(&self) -> bool {
-        self.calls.get() < CALLS_LIMIT && !self.write_blocked.get()
+        self.calls.get() < CALLS_LIMIT && self.blocked_since.get().is_none()
     }
 
     fn wake_reader(&self) {
@@ -80,6 +124,19 @@ impl Drop for Call {
     fn drop(&mut self) {
         self.0.calls.set(self.0.calls.get() - 1);
         self.0.wake_reader();
+    }
+}
+
+/// A large reply that has not been sent yet.
+#[derive(Debug)]
+pub(super) struct Unsent {
+    connection: Rc<Connection>,
+    bytes: usize,
+}
+
+impl Drop for Unsent {
+    fn drop(&mut self) {
+        self.connection.unsent.set(self.connection.unsent.get() - self.bytes);
     }
 }
 
@@ -154,8 +211,7 @@ impl WatchedWrite {
 impl AsyncWrite for WatchedWrite {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let done = Pin::new(&mut self.socket).poll_write(cx, bytes);
-        self.connection.write_blocked.set(done.is_pending());
-        self.connection.wake_reader();
+        self.connection.wrote(done.is_pending());
         done
     }
 
@@ -170,7 +226,45 @@ impl AsyncWrite for WatchedWrite {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
+    use futures_util::FutureExt as _;
+    use tokio::{net::UnixStream, time::sleep};
+
     use super::*;
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn a_client_that_takes_nothing_of_a_reply_has_a_minute() {
+        let connection = Rc::<Connection>::default();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut writer = WatchedWrite::new(ours.into_split().1, connection.clone());
+        let mut fill = || {
+            let mut sent = 0;
+            while let Some(count) = poll_fn(|cx| Pin::new(&mut writer).poll_write(cx, &[0; 4096])).now_or_never() {
+                sent += count.unwrap();
+            }
+            sent
+        };
+        let start = Instant::now();
+        let sent = fill();
+        assert!(!connection.may_read());
+        sleep(REPLY_STALL / 2).await;
+        theirs.readable().await.unwrap();
+        theirs.try_read(&mut vec![0; sent]).unwrap();
+        assert!(fill() > 0, "it takes some");
+        connection.stalled().await;
+        assert_eq!(start.elapsed(), REPLY_STALL * 3 / 2);
+    }
+
+    #[test]
+    fn a_connection_is_closed_when_too_much_of_its_replies_is_not_sent() {
+        let connection = Rc::<Connection>::default();
+        drop(connection.owes(UNSENT_LIMIT));
+        let _unsent = connection.owes(UNSENT_LIMIT);
+        assert!(!connection.cancel.is_cancelled());
+        drop(connection.owes(1));
+        assert!(connection.cancel.is_cancelled());
+    }
 
     #[test]
     fn a_connection_is_closed_when_too_many_of_its_calls_did_not_succeed() {

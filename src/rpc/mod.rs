@@ -105,6 +105,7 @@ impl ControlServer {
         let task = async move {
             tokio::select! {
                 () = connection.closed() => {}
+                () = connection.stalled() => tracing::warn!("a control client does not read its replies: closed"),
                 () = serve(stream, &server.services, &connection) => {}
             }
             server.connections.borrow_mut().retain(|other| !Rc::ptr_eq(other, &connection));
