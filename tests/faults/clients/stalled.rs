@@ -119,7 +119,6 @@ async fn not_reading(sandbox: &Sandbox, name: &str, calls: u32) -> RawRpc {
 fn a_control_client_that_never_reads_its_replies_holds_up_nobody_and_is_answered_or_closed() {
     with_container(async |sandbox| {
         engine_is_served(sandbox, "nothing").await;
-        let before = anonymous(sandbox.daemon_pid());
         let mut stalled = not_reading(sandbox, "few", 4).await;
         engine_is_served(sandbox, "32 MiB of replies that nobody reads").await;
         // The answers of the bootstrap and of every call, in any order.
@@ -128,8 +127,6 @@ fn a_control_client_that_never_reads_its_replies_holds_up_nobody_and_is_answered
         }
         let mut stalled = not_reading(sandbox, "many", 16).await;
         engine_is_served(sandbox, "128 MiB of replies that nobody reads").await;
-        let back = || (anonymous(sandbox.daemon_pid()) < before + (16 << 10) + NOISE).then_some(());
-        eventually("the memory to be given back", back).await;
         stalled.closed().await;
         assert!(sandbox.daemon_log().contains("leaves too much unread"));
     });
