@@ -242,7 +242,16 @@ impl Sandbox {
         output
     }
 
-    fn runtime_command(&self) -> Command {
+    /// What makes the runtime forget a container that has ended. The end of the sandbox does that too, but not for
+    /// thousands.
+    pub(crate) fn removal(&self, id: &str) -> Command {
+        self.created.borrow_mut().retain(|other| other != id);
+        let mut command = self.runtime_command();
+        command.args(["delete", "--force", id]);
+        command
+    }
+
+    pub(crate) fn runtime_command(&self) -> Command {
         let mut command = Command::new(&self.runtime);
         command.arg("--root").arg(self.dir.path().join("root")).stdin(Stdio::null());
         command
@@ -389,7 +398,9 @@ fn exec(id: &str, command: &[&str]) -> ServeExec {
 
 fn spawn(dir: &Path, runtime: &Path, configure: impl FnOnce(&mut Command)) -> Daemon {
     let log = File::options().create(true).append(true).open(dir.join("daemon.log")).expect("a file for the log");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+    // Another build can be given: contrib/soak gives the release build.
+    let program = std::env::var_os("HOLDFAST_DAEMON").unwrap_or_else(|| env!("CARGO_BIN_EXE_holdfast").into());
+    let mut command = Command::new(program);
     command.arg("--runtime").arg(runtime).arg("--runtime-dir").arg(dir.join("run"));
     command.arg("--runtime-root").arg(dir.join("root"));
     command.args(["--skip-fork", "--log-driver", "stdout", "--log-level", "trace"]);
