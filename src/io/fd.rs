@@ -3,13 +3,39 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Duration,
 };
 
 use bytes::BytesMut;
 use nix::errno::Errno;
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::sleep,
+};
 
 use crate::sys::{SysError, fd::set_nonblocking, reactor};
+
+/// Between attempts on a descriptor that says it is ready and answers `EAGAIN`; doubled from the first to the second.
+const STALE_RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// Waits out readiness that is none: a registration that has once seen a hang-up reports it for ever, and a terminal whose
+/// other end is closed, or was, can still have no room for input and nothing to be read. Asking again at once would be
+/// asking for ever, and nobody else's turn would come.
+#[derive(Debug)]
+struct Stale(Duration);
+
+impl Stale {
+    fn new() -> Self {
+        Self(STALE_RETRY.0)
+    }
+
+    async fn wait(&mut self, closed: bool) {
+        if closed {
+            sleep(self.0).await;
+            self.0 = (self.0 * 2).min(STALE_RETRY.1);
+        }
+    }
+}
 
 /// A descriptor that is read or written when it is ready. The one owner of its number.
 ///
@@ -51,8 +77,10 @@ impl AsyncFile {
     /// Reads once into the spare room of `buffer` (at most `limit` bytes), waiting until something is there.
     /// 0 is the end. Cancel safe.
     pub(crate) async fn read(&self, buffer: &mut BytesMut, limit: usize) -> io::Result<usize> {
+        let mut stale = Stale::new();
         loop {
             let mut ready = self.fd.readable().await?;
+            let closed = ready.ready().is_read_closed();
             match ready.try_io(|fd| read_some(fd.as_fd(), buffer, limit)) {
                 Ok(Ok(count)) => {
                     if self.is_pipe && count < limit && count > 0 {
@@ -65,6 +93,7 @@ impl AsyncFile {
                 Err(_) if buffer.is_empty() => *buffer = BytesMut::new(),
                 Err(_) => {}
             }
+            stale.wait(closed).await;
         }
     }
 
@@ -88,12 +117,15 @@ impl AsyncFile {
         &self,
         mut attempt: impl FnMut(BorrowedFd<'_>) -> nix::Result<T>,
     ) -> io::Result<T> {
+        let mut stale = Stale::new();
         loop {
             let mut ready = self.fd.writable().await?;
+            let closed = ready.ready().is_write_closed();
             let attempt = |fd: &AsyncFd<OwnedFd>| attempt(fd.as_fd()).map_err(io::Error::from);
             if let Ok(done) = ready.try_io(attempt) {
                 return done;
             }
+            stale.wait(closed).await;
         }
     }
 }
@@ -152,6 +184,45 @@ mod tests {
             let mut buffer = BytesMut::new();
             assert_eq!(reader.read(&mut buffer, 1024).await.unwrap(), 4);
             assert_eq!(reader.read(&mut buffer, 1024).await.unwrap(), 0);
+        });
+    }
+
+    #[test]
+    fn input_for_a_terminal_that_is_full_and_hung_up_kept_everybody_else_waiting() {
+        local(async {
+            let pty = nix::pty::openpty(None, None).unwrap();
+            let path = nix::unistd::ttyname(&pty.slave).unwrap();
+            let mut raw = nix::sys::termios::tcgetattr(&pty.slave).unwrap();
+            nix::sys::termios::cfmakeraw(&mut raw);
+            nix::sys::termios::tcsetattr(&pty.slave, nix::sys::termios::SetArg::TCSANOW, &raw).unwrap();
+            let master = AsyncFile::terminal(pty.master).unwrap();
+            let fill = async {
+                loop {
+                    master.write(&[b'x'; 4096]).await.unwrap();
+                }
+            };
+            let full = tokio::time::timeout(Duration::from_millis(100), fill);
+            assert!(full.await.is_err(), "there is an end to what it takes");
+            drop(pty.slave);
+            // Comes back, and before its time: another write and a read wait, and cost next to nothing.
+            let both = async { tokio::join!(master.write(b"more"), master.write(b"more")) };
+            assert!(tokio::time::timeout(Duration::from_millis(100), both).await.is_err());
+            // Open again, with the old input in it: readiness is stale for good, but a write goes on when there is room.
+            let slave = std::fs::File::options().read(true).write(true).open(path).unwrap();
+            let mut buffer = BytesMut::new();
+            let quiet = tokio::time::timeout(Duration::from_millis(100), master.read(&mut buffer, 1024));
+            assert!(quiet.await.is_err(), "nothing to be read");
+            nix::sys::termios::tcflush(&slave, nix::sys::termios::FlushArg::TCIFLUSH).unwrap();
+            let empty = async {
+                let slave = AsyncFile::terminal(slave.into()).unwrap();
+                loop {
+                    slave.read(&mut BytesMut::new(), 1024).await.unwrap();
+                }
+            };
+            tokio::select! {
+                written = master.write(b"more") => assert_eq!(written.unwrap(), 4),
+                () = empty => {}
+            }
         });
     }
 
