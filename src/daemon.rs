@@ -138,7 +138,8 @@ async fn serve(
     };
     let pod = Pod::new(config.clone(), runtime, blocking, counters.clone());
     pod.scope.spawn(processes.reap_orphans());
-    let sessions = SessionTable::new(config.streams.session_limit);
+    pod.scope.spawn(pod.heap.clone().give_back());
+    let sessions = SessionTable::new(config.streams.session_limit, pod.heap.clone());
     let streams = StreamServer::new(pod.clone(), sessions.clone())?;
     let attach = AttachSockets::new(pod.clone(), sessions.clone());
     let namespaces = Namespaces::new(pod.clone());

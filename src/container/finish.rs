@@ -83,6 +83,7 @@ pub(super) async fn finish(pod: Rc<Pod>, container: Rc<Container>, pump: Pump, o
         clean_up(&pod, plan.cleanup_command).await;
     }
     pod.containers.remove(&container.id);
+    pod.heap.freed();
 }
 
 /// Starts the cleanup command. Its end is logged, not awaited.

@@ -31,6 +31,7 @@ use crate::{
     config::Config,
     io::{
         blocking::{Blocking, BlockingError},
+        heap::Heap,
         task::Scope,
     },
     log::{Log, LogError},
@@ -55,6 +56,7 @@ pub(crate) struct Pod {
     pub(crate) read_ahead: Rc<ReadAhead>,
     pub(crate) oom_bells: Bells,
     pub(crate) counters: Rc<Counters>,
+    pub(crate) heap: Rc<Heap>,
     /// Owns every task below, so that none depends on the client that caused it.
     pub(crate) scope: Scope,
     execs: RefCell<HashMap<u64, RunningExec>>,
@@ -166,6 +168,7 @@ impl Pod {
             read_ahead: Rc::default(),
             oom_bells: Bells::default(),
             counters,
+            heap: Rc::default(),
             scope: Scope::new(),
             execs: RefCell::default(),
             next_exec: Cell::new(0),

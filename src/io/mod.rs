@@ -2,6 +2,7 @@
 
 pub(crate) mod blocking;
 pub(crate) mod fd;
+pub(crate) mod heap;
 pub(crate) mod queue;
 pub(crate) mod seqpacket;
 pub(crate) mod task;

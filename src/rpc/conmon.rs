@@ -1,6 +1,6 @@
 //! The compatible interface: decode, call, encode.
 
-use std::{rc::Rc, time::Duration};
+use std::rc::Rc;
 
 use capnp::Error;
 use tokio::sync::oneshot;
@@ -17,20 +17,8 @@ use crate::{
         StartFdSocketParams, StartFdSocketResults, VersionParams, VersionResults,
     },
     session::{Subject, exec_sync},
-    sys::process::trim_heap,
     version::Version,
 };
-
-/// Above this, in bytes, a reply's memory is given back to the kernel once it has been sent.
-const LARGE_REPLY: usize = 1024 * 1024;
-/// When that is taken to have happened: the caller reads the reply at once or not at all.
-const REPLY_SENT: Duration = Duration::from_secs(1);
-
-/// The allocator would keep what a large reply used for ever, which would be this pod's for ever.
-async fn give_memory_back() {
-    tokio::time::sleep(REPLY_SENT).await;
-    trim_heap();
-}
 
 /// The object behind one control connection. Methods it does not have answer `unimplemented`.
 pub(super) struct Server {
@@ -91,9 +79,7 @@ impl conmon::Server for Server {
         });
         let owed = answered.await.map_err(|_| Error::disconnected("the daemon is shutting down".to_owned()))?;
         let reply = &owed.reply;
-        if reply.stdout.len() + reply.stderr.len() > LARGE_REPLY {
-            self.services.pod.scope.spawn(give_memory_back());
-        }
+        self.services.pod.heap.freed();
         let mut response = results.get().init_response();
         response.set_exit_code(reply.code);
         response.set_timed_out(reply.timed_out);

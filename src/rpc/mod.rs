@@ -109,6 +109,7 @@ impl ControlServer {
                 () = serve(stream, &server.services, &connection) => {}
             }
             server.connections.borrow_mut().retain(|other| !Rc::ptr_eq(other, &connection));
+            server.services.pod.heap.freed();
         };
         self.scope.spawn(task.instrument(tracing::debug_span!("control")));
     }

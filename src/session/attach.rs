@@ -287,7 +287,7 @@ mod tests {
         let exit = start + exit_after;
         let exited = async || tokio::time::sleep_until(exit).await;
         let mut typist = Typist(events.iter().cloned().collect());
-        let table = SessionTable::new(1);
+        let table = SessionTable::new(1, Rc::default());
         let session = table.begin(table.opening(Subject::PortForward(String::new())));
         let books = Books { counters: &counters, session: &session };
         attend(books, &stdio, exited, output, POLICY, &mut typist, &mut Deaf { gone }).await;

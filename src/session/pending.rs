@@ -179,7 +179,7 @@ mod tests {
     const LIFETIME: Duration = Duration::from_secs(60);
 
     fn waiting(request: Request) -> Waiting {
-        Waiting { opening: SessionTable::new(1).opening(Subject::PortForward(String::new())), request }
+        Waiting { opening: SessionTable::new(1, Rc::default()).opening(Subject::PortForward(String::new())), request }
     }
 
     fn request() -> Waiting {

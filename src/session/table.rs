@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     container::{Exec, ExecFacts, Numbered, Records},
-    io::task::Scope,
+    io::{heap::Heap, task::Scope},
     model::ContainerId,
 };
 
@@ -148,6 +148,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.table.known.borrow_mut().remove(&self.opening.number);
+        self.table.heap.freed();
     }
 }
 
@@ -199,6 +200,8 @@ pub(crate) struct SessionTable {
     /// Those with a client, of all transports.
     running: Cell<usize>,
     limit: usize,
+    /// Told when one has ended.
+    heap: Rc<Heap>,
     last_number: Cell<u64>,
     /// As many as run, as there are calls of execSync, and as there are commands without their clients: each has more
     /// than this elsewhere.
@@ -208,10 +211,11 @@ pub(crate) struct SessionTable {
 }
 
 impl SessionTable {
-    pub(crate) fn new(limit: usize) -> Rc<Self> {
+    pub(crate) fn new(limit: usize, heap: Rc<Heap>) -> Rc<Self> {
         Rc::new(Self {
             running: Cell::new(0),
             limit,
+            heap,
             last_number: Cell::new(0),
             known: RefCell::default(),
             untold: RefCell::default(),
@@ -305,7 +309,7 @@ mod tests {
 
     #[test]
     fn a_session_is_counted_while_its_client_is_there_and_listed_until_its_last_part_is_gone() {
-        let table = SessionTable::new(1);
+        let table = SessionTable::new(1, Rc::default());
         let guard = table.enter(exec(&table));
         let part = guard.session().clone();
         assert!(table.is_full());
@@ -318,7 +322,7 @@ mod tests {
 
     #[test]
     fn an_end_that_nobody_was_told_is_listed_once_and_until_it_is_forgotten() {
-        let table = SessionTable::new(1);
+        let table = SessionTable::new(1, Rc::default());
         let (first, second) = (table.begin(exec(&table)), table.begin(exec(&table)));
         first.untold(3);
         let (end, active) = ((1, SessionState::Ended, Some(3)), (2, SessionState::Active, None));

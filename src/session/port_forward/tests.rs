@@ -292,7 +292,7 @@ async fn a_pair_is_stuck_when_nothing_was_taken_for_a_while_however_long_it_was_
 
 /// What no test here looks at.
 fn listed() -> Rc<Listed> {
-    let table = SessionTable::new(1);
+    let table = SessionTable::new(1, Rc::default());
     table.begin(table.opening(Subject::PortForward(String::new())))
 }
 
