@@ -38,11 +38,16 @@ use pod::Pod;
 use random::Random;
 use support::{Sandbox, eventually, figure, procfs};
 
+/// What the allocator may have kept after one load and not after another, in KiB.
+const NOISE: u64 = 512;
+
 /// How long, how many, how often.
 struct Plan {
     seed: u64,
     warm_up: Duration,
-    load: Duration,
+    /// Each ends with a daemon at rest.
+    rounds: u32,
+    round: Duration,
     workers: u64,
     hostile: u64,
     sample: Duration,
@@ -60,7 +65,8 @@ impl Plan {
             Some(minutes) => Self {
                 seed,
                 warm_up: Duration::from_secs(minutes * 60 / 10),
-                load: Duration::from_secs(minutes * 60 * 9 / 10),
+                rounds: 6,
+                round: Duration::from_secs(minutes * 60 * 9 / 60),
                 workers: 8,
                 hostile: 4,
                 sample: Duration::from_secs(1),
@@ -68,7 +74,8 @@ impl Plan {
             None => Self {
                 seed,
                 warm_up: Duration::from_secs(3),
-                load: Duration::from_secs(6),
+                rounds: 1,
+                round: Duration::from_secs(6),
                 workers: 4,
                 hostile: 2,
                 sample: Duration::from_millis(250),
@@ -181,8 +188,12 @@ async fn soak(sandbox: &Sandbox) {
     figure("soak: memory of a new daemon", format!("{fresh} KiB"));
     figure("soak: base, after a warm-up and without containers", format!("{base} KiB"));
     let mut watch = Watch::new(sandbox.daemon_pid(), base, plan.sample);
-    under_load(&load, &plan, plan.load, 1, Some(&mut watch)).await;
-    let (after, left) = at_rest(sandbox).await;
+    let (mut after, mut left) = (0, Vec::new());
+    for round in 1..=plan.rounds {
+        under_load(&load, &plan, plan.round, round.into(), Some(&mut watch)).await;
+        (after, left) = at_rest(sandbox).await;
+        figure("soak: memory at rest after each round", format!("{after} KiB"));
+    }
     for (what, times) in load.take_done() {
         figure(&format!("soak: {what}"), times);
     }
@@ -190,6 +201,7 @@ async fn soak(sandbox: &Sandbox) {
     watch.report();
     figure("soak: memory afterwards", format!("{after} KiB, {:.1} % of the base", 100.0 * after as f64 / base as f64));
     assert_eq!(left, descriptors, "descriptors");
+    assert!(after <= base + NOISE, "{after} KiB of memory after the load, {base} KiB before it");
     assert!(!sandbox.daemon_log().contains("panicked"), "the daemon panicked");
 }
 
