@@ -16,6 +16,10 @@ use crate::{
 /// What the commands of all waiting requests may take together, in bytes.
 const BYTES_LIMIT: usize = 8 * 1024 * 1024;
 
+/// Claimed tokens that may stay in the order of age before it is cleared of them, beside as many as still wait: a request
+/// that nobody claims must not keep those behind it.
+const CLAIMED_KEPT: usize = 32;
+
 /// The secret in a session's URL: 128 random bits as hexadecimal digits, good for one connection.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Token(String);
@@ -87,7 +91,7 @@ impl Request {
 #[derive(Debug)]
 pub(crate) struct PendingRequests {
     requests: HashMap<Token, Waiting>,
-    /// In order of age; a claimed token stays until its time is over.
+    /// In order of age. Claimed ones among them are at most as many as the others, and a few.
     ages: VecDeque<(Instant, Token)>,
     limit: usize,
     bytes: usize,
@@ -128,7 +132,12 @@ impl PendingRequests {
         if self.requests.get(&token)?.request.kind() != kind {
             return None;
         }
-        self.remove(&token)
+        let request = self.remove(&token);
+        if self.ages.len() > 2 * self.requests.len() + CLAIMED_KEPT {
+            let Self { requests, ages, .. } = self;
+            ages.retain(|(_, token)| requests.contains_key(token));
+        }
+        request
     }
 
     fn remove(&mut self, token: &Token) -> Option<Waiting> {
@@ -208,6 +217,18 @@ mod tests {
         assert_eq!(pending.next_expiry(), Some(now + LIFETIME));
         assert!(pending.claim(now + LIFETIME, StreamKind::Attach, "token-1").is_none());
         assert_eq!(pending.next_expiry(), None);
+    }
+
+    #[test]
+    fn a_request_that_nobody_claimed_kept_all_claimed_tokens_behind_it() {
+        let (mut pending, now) = (PendingRequests::new(1000, LIFETIME, Rc::default()), Instant::now());
+        pending.insert(now, token(0), request());
+        for n in 1..10_000 {
+            pending.insert(now, token(n), request());
+            assert!(pending.claim(now, StreamKind::Attach, &format!("token-{n}")).is_some());
+        }
+        assert!(pending.ages.len() <= 2 + CLAIMED_KEPT, "{}", pending.ages.len());
+        assert!(pending.claim(now, StreamKind::Attach, "token-0").is_some());
     }
 
     #[test]

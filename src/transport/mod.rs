@@ -199,6 +199,9 @@ impl StreamServer {
             let next = self.pending.borrow().next_expiry();
             sleep_until(next.unwrap_or_else(|| Instant::now() + self.pod.config.streams.token_lifetime)).await;
             self.pending.borrow_mut().expire(Instant::now());
+            if next.is_some() {
+                self.pod.heap.freed();
+            }
         }
     }
 

@@ -65,8 +65,8 @@ impl Plan {
             Some(minutes) => Self {
                 seed,
                 warm_up: Duration::from_secs(minutes * 60 / 10),
-                rounds: 6,
-                round: Duration::from_secs(minutes * 60 * 9 / 60),
+                rounds: u32::try_from(minutes / 10).expect("few").max(1),
+                round: Duration::from_secs(minutes * 60 * 9 / 10) / u32::try_from(minutes / 10).expect("few").max(1),
                 workers: 8,
                 hostile: 4,
                 sample: Duration::from_secs(1),
@@ -162,6 +162,10 @@ async fn at_rest(sandbox: &Sandbox) -> (u64, Vec<String>) {
     };
     // Clients that broke off while their process stalls are looked at for some seconds.
     eventually("no process and no thread of the daemon's to be left", alone).await;
+    if support::long() {
+        // So long URLs are good that nobody has used.
+        sleep(Duration::from_secs(61)).await;
+    }
     let mut before = (u64::MAX, Vec::new());
     loop {
         // Longer than what is given back later on waits.
