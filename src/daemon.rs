@@ -225,6 +225,9 @@ async fn stop(
         () = shutdown.hurried(), if !grace_skipped => false,
     };
     tracing::info!(phase = ?Phase::Killing, complete = killed, "containers and execs ended");
+    if !killed {
+        pod.name_left().await;
+    }
     if !shutdown.is_hurried() {
         let ended = async { tokio::join!(streams.sessions_ended(), attach.sessions_ended()) };
         let _ = timeout(SESSIONS_LIMIT, ended).await;

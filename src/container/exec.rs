@@ -1,25 +1,31 @@
 //! A further process in a container, with streams of its own and no log.
 
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::{cell::Cell, pin::pin, rc::Rc, time::Duration};
 
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::{Pod, RunningExec};
 use crate::{
+    io::blocking::Blocking,
     model::{ContainerId, ExitStatus, WindowSize},
     oci::{ExecSpec, LaunchError, Started},
     process::{
         Process,
         exec_cgroup::{ExecCgroup, ExecCgroups},
+        stuck::Killed,
         tree,
     },
     stdio::{DrainLimits, Stdio},
 };
+
+/// How long what was killed may take to end before the log tells what is left of it. It is waited for beyond that, but by
+/// nobody outside: no call, session or other exec.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 /// ```text
 /// Starting ──runtime done──▶ Running ──exited and drained──▶ Ended
@@ -185,7 +191,7 @@ impl Pod {
             Ok(started) => Ok((started, cgroup)),
             Err(error) => {
                 // A runtime killed late may have started something.
-                cgroup.into_iter().for_each(|cgroup| self.scope.spawn(cgroup.kill()));
+                cgroup.into_iter().for_each(|cgroup| self.kill_cgroup(cgroup));
                 Err(error)
             }
         }
@@ -209,23 +215,38 @@ impl Pod {
         }
     }
 
-    /// Kills a process and what it has started.
+    /// Kills a process and what it has started; who is still there after a while is named in the log.
     async fn kill_exec(&self, process: &Process, cgroup: Option<ExecCgroup>) {
         let contained = cgroup.as_ref().is_some_and(|cgroup| cgroup.holds(process.pid()));
-        // Not awaited: it goes on until nothing is left, which may take as long as the kernel likes.
-        cgroup.into_iter().for_each(|cgroup| self.scope.spawn(cgroup.kill()));
+        cgroup.into_iter().for_each(|cgroup| self.kill_cgroup(cgroup));
         if contained {
             process.kill_group();
         } else {
-            tree::kill(process, &self.blocking).await;
+            let killed = tree::kill(process, &self.blocking).await;
+            let blocking = self.blocking.clone();
+            self.scope.spawn(async move { name_left_later(killed, &blocking).await });
         }
+    }
+
+    /// Not awaited: it goes on until nothing is left, which may take as long as the kernel likes.
+    fn kill_cgroup(&self, cgroup: ExecCgroup) {
+        let killed = Killed::in_cgroup(cgroup.directory());
+        let blocking = self.blocking.clone();
+        self.scope.spawn(async move { watch_kill(cgroup.kill(), name_left_later(killed, &blocking)).await });
     }
 
     /// What outlives its command, as a daemon started by it may, is the container's now, unless its end is decided.
     fn leave_behind(&self, cgroup: ExecCgroup, kill: &Rc<Kill>) {
         if kill.is_announced() {
-            let kill = kill.clone();
-            self.scope.spawn(async move { cgroup.kill_when(kill.due()).await });
+            let killed = Killed::in_cgroup(cgroup.directory());
+            let (kill, blocking) = (kill.clone(), self.blocking.clone());
+            self.scope.spawn(async move {
+                let name_left = async {
+                    kill.due().await;
+                    name_left_later(killed, &blocking).await;
+                };
+                watch_kill(cgroup.kill_when(kill.due()), name_left).await;
+            });
         } else {
             self.scope.spawn(cgroup.release());
         }
@@ -280,4 +301,21 @@ impl Pod {
         tracing::debug!(%status, "exec ended");
         status
     }
+}
+
+/// Until the killing has come to its end; names who is left if that comes first.
+async fn watch_kill(kill: impl Future<Output = ()>, name_left: impl Future<Output = ()>) {
+    let mut kill = pin!(kill);
+    tokio::select! {
+        biased;
+        () = &mut kill => return,
+        () = name_left => {}
+    }
+    kill.await;
+    tracing::info!("what was left of an exec has ended");
+}
+
+async fn name_left_later(killed: Killed, blocking: &Blocking) {
+    sleep(KILL_LIMIT).await;
+    killed.name_left(blocking, "of an exec").await;
 }

@@ -37,7 +37,7 @@ use crate::{
     log::{Log, LogError},
     model::{ContainerId, ExitStatus},
     oci::{LaunchError, Runtime},
-    process::{Process, exec_cgroup::ExecCgroups, oom::Bells},
+    process::{Process, exec_cgroup::ExecCgroups, oom::Bells, stuck::Killed},
     stdio::{ReadAhead, ResizeError, Stdio},
     sys::SysError,
     telemetry::counters::Counters,
@@ -217,6 +217,18 @@ impl Pod {
     pub(crate) async fn kill_strays(&self) {
         let sharing = self.containers.all().into_iter().filter(|container| !container.leads_namespace);
         join_all(sharing.map(async |container| self.runtime.kill_all(&container.id).await)).await;
+    }
+
+    /// Names in the log what is left of all that [`Pod::kill_all`] has killed.
+    pub(crate) async fn name_left(&self) {
+        let mut killed = Killed::default();
+        killed.add_stuck_descendants();
+        self.execs.borrow().values().for_each(|exec| killed.add_tree(&exec.process));
+        for container in self.containers.all() {
+            killed.add_tree(&container.process);
+            container.exec_cgroups.iter().for_each(|cgroups| killed.add_cgroup(cgroups.directory()));
+        }
+        killed.name_left(&self.blocking, "of the pod").await;
     }
 
     /// Whether no container and no exec is left, nor a container being created. An exec that has ended counts no more when

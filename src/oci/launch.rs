@@ -21,7 +21,7 @@ use super::{LaunchError, Said, capture::Capture, console::ConsoleSocket};
 use crate::{
     io::{blocking::Blocking, fd::AsyncFile},
     model::{ExitStatus, StdStream, WindowSize},
-    process::{Process, Processes},
+    process::{Process, Processes, tree},
     sys::{SysError, fd::pipe_cloexec, fork::ChildSetup, pty},
 };
 
@@ -29,7 +29,8 @@ use crate::{
 const READ_CHUNK: usize = 16 * 1024;
 /// How long a full [`Capture`] may wait for the runtime's end before the runtime itself is taken for the flood.
 const FLOOD_LIMIT: Duration = Duration::from_secs(5);
-/// How long a killed runtime may take to end. Only one stuck in the kernel takes longer; it is reaped when it does end.
+/// How long a killed runtime may take to end. Only one stuck in the kernel takes longer: the log names it, and
+/// it is reaped when it does end.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// Starting a program means reading it from a file system, which may hang.
 const SPAWN_LIMIT: Duration = Duration::from_secs(30);
@@ -90,7 +91,7 @@ pub(super) async fn run(
         capture: plan.capture,
         terminal: None,
     };
-    let status = watch.until_exit(&runtime, plan.console, plan.size, plan.deadline).await?;
+    let status = watch.until_exit(&runtime, plan.console, plan.size, plan.deadline, blocking).await?;
     if status != ExitStatus::Exited(0) {
         watch.drain();
         return Err(LaunchError::Runtime { status, said: Said::new(watch.capture.text()) });
@@ -167,6 +168,7 @@ impl Watch {
         console: Option<&ConsoleSocket>,
         size: Option<&Cell<Option<WindowSize>>>,
         deadline: Instant,
+        blocking: &Blocking,
     ) -> Result<ExitStatus, LaunchError> {
         let mut exited = pin!(async {
             // What a failed runtime had started must not outlive it; once collected, its group's number is nobody's.
@@ -198,8 +200,9 @@ impl Watch {
                 }
                 status = &mut exited => return Ok(status),
                 () = &mut expired => {
-                    runtime.0.kill_group();
-                    let _ = tokio::time::timeout(KILL_LIMIT, runtime.0.wait()).await;
+                    // Not its group alone: what it has started may be stuck while it is not.
+                    let killed = tree::kill(&runtime.0, blocking).await;
+                    killed.ended(KILL_LIMIT, blocking, "of the runtime").await;
                     self.drain();
                     return Err(LaunchError::TimedOut { said: Said::new(self.capture.text()) });
                 }

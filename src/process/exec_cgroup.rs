@@ -75,6 +75,11 @@ impl ExecCgroups {
         Ok(Some(ExecCgroup { directory, version: self.version }))
     }
 
+    /// Where all processes of the container are, those of its execs in cgroups inside.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// None is made here any more: the runtime could not use one.
     pub(crate) fn refuse(&self) {
         self.refused.set(true);
@@ -95,6 +100,10 @@ impl ExecCgroup {
             Version::V1 => format!("freezer:{}", self.name()),
             Version::V2 => self.name(),
         }
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// A name that nothing else has.
@@ -172,7 +181,7 @@ impl ExecCgroup {
             }
             sleep(FIRST_PAUSE).await;
         }
-        for directory in self.with_inner() {
+        for directory in with_inner(&self.directory) {
             for pid in processes(&directory) {
                 let Ok(pidfd) = process::pidfd_open(pid) else { continue };
                 if processes(&directory).contains(&pid) {
@@ -199,22 +208,8 @@ impl ExecCgroup {
         self.directory.exists()
     }
 
-    /// Its own directory and those that its processes have made in it, inner ones last.
-    fn with_inner(&self) -> Vec<PathBuf> {
-        let mut all = vec![self.directory.clone()];
-        let mut next = 0;
-        while let Some(directory) = all.get(next) {
-            let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-            let inner = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            let inner: Vec<_> = inner.map(|entry| entry.path()).collect();
-            all.extend(inner);
-            next += 1;
-        }
-        all
-    }
-
     fn remove_all(&self) -> bool {
-        self.with_inner().iter().rev().all(|directory| remove(directory))
+        with_inner(&self.directory).iter().rev().all(|directory| remove(directory))
     }
 }
 
@@ -236,6 +231,25 @@ fn remove(directory: &Path) -> bool {
 fn write(file: &Path, text: &str) -> Result<(), ErrorKind> {
     let written = fs::File::options().write(true).open(file).and_then(|mut file| file.write_all(text.as_bytes()));
     written.map_err(|error| error.kind())
+}
+
+/// A directory and those that have been made in it, inner ones last.
+fn with_inner(directory: &Path) -> Vec<PathBuf> {
+    let mut all = vec![directory.to_owned()];
+    let mut next = 0;
+    while let Some(directory) = all.get(next) {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        let inner = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let inner: Vec<_> = inner.map(|entry| entry.path()).collect();
+        all.extend(inner);
+        next += 1;
+    }
+    all
+}
+
+/// The processes in a cgroup and in those inside of it.
+pub(super) fn processes_within(directory: &Path) -> Vec<u32> {
+    with_inner(directory).iter().flat_map(|directory| processes(directory)).collect()
 }
 
 fn processes(directory: &Path) -> Vec<u32> {

@@ -5,6 +5,7 @@ pub(crate) mod exec_cgroup;
 mod foreign;
 pub(crate) mod oom;
 pub(crate) mod orphans;
+pub(crate) mod stuck;
 pub(crate) mod tree;
 
 use std::{

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::Process;
+use super::{Process, stuck::Killed};
 use crate::{io::blocking::Blocking, sys::process};
 
 /// How often to look for more. Each pass stops what it finds, so only what was forked meanwhile is left for the next.
@@ -19,15 +19,18 @@ const PASS_LIMIT: Duration = Duration::from_secs(10);
 
 /// A process as a line of /proc tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Entry {
+pub(super) struct Entry {
+    pub(super) state: char,
     parent: u32,
     session: u32,
+    pub(super) threads: u64,
     /// With the pid, what tells it from a later process of the same number.
-    start: u64,
+    pub(super) start: u64,
 }
 
 /// Kills the tree of a process: stops all of it first, so that nothing is orphaned or forked between looking and killing.
-pub(crate) async fn kill(root: &Process, blocking: &Blocking) {
+/// Returns what it was.
+pub(crate) async fn kill(root: &Process, blocking: &Blocking) -> Killed {
     let mut stopped = BTreeMap::new();
     for _ in 0..PASSES {
         let Ok(all) = blocking.run("look through", Path::new("/proc/self"), PASS_LIMIT, processes, drop).await else {
@@ -47,6 +50,7 @@ pub(crate) async fn kill(root: &Process, blocking: &Blocking) {
         signal(pid, start, libc::SIGKILL);
     }
     root.kill_group();
+    Killed::of(stopped.into_iter().collect())
 }
 
 /// By pidfd, and only if it is still the one that was seen.
@@ -58,25 +62,31 @@ fn signal(pid: u32, start: u64, signal: i32) {
     }
 }
 
-fn processes() -> BTreeMap<u32, Entry> {
+pub(super) fn processes() -> BTreeMap<u32, Entry> {
     let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     numbers.filter_map(|pid| Some((pid, entry(pid)?))).collect()
 }
 
-fn entry(pid: u32) -> Option<Entry> {
+pub(super) fn entry(pid: u32) -> Option<Entry> {
     parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// proc_pid_stat(5). The name may hold anything, also blanks and brackets.
-fn parse(stat: &str) -> Option<Entry> {
+pub(super) fn parse(stat: &str) -> Option<Entry> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let number = |at: usize| fields.get(at)?.parse().ok();
-    Some(Entry { parent: number(1)?, session: number(3)?, start: fields.get(19)?.parse().ok()? })
+    Some(Entry {
+        state: fields.first()?.chars().next()?,
+        parent: number(1)?,
+        session: number(3)?,
+        threads: fields.get(17)?.parse().ok()?,
+        start: fields.get(19)?.parse().ok()?,
+    })
 }
 
 /// The root, if it is there, its descendants, and the members of sessions that one of these leads or led.
-fn family(all: &BTreeMap<u32, Entry>, root: u32) -> BTreeSet<u32> {
+pub(super) fn family(all: &BTreeMap<u32, Entry>, root: u32) -> BTreeSet<u32> {
     let mut family: BTreeSet<u32> = all.keys().copied().filter(|pid| *pid == root).collect();
     loop {
         let belongs =
@@ -97,7 +107,7 @@ mod tests {
     #[test]
     fn a_line_of_proc_is_read_past_any_name() {
         let stat = "42 (a) b (c) S 7 42 41 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 12345 9 9";
-        assert_eq!(parse(stat), Some(Entry { parent: 7, session: 41, start: 12345 }));
+        assert_eq!(parse(stat), Some(Entry { state: 'S', parent: 7, session: 41, threads: 1, start: 12345 }));
         assert_eq!((parse("42 (a) S 7"), parse("")), (None, None));
         assert!(entry(std::process::id()).is_some_and(|own| own.start > 0 && own.parent > 0));
     }
@@ -117,7 +127,8 @@ mod tests {
             (36, 20, 36), // the container's own
             (40, 10, 10),
         ];
-        let all = all.map(|(pid, parent, session)| (pid, Entry { parent, session, start: 1 })).into();
+        let all =
+            all.map(|(pid, parent, session)| (pid, Entry { state: 'S', parent, session, threads: 1, start: 1 })).into();
         assert_eq!(family(&all, 30), BTreeSet::from([30, 31, 32, 33, 34, 35]));
         assert_eq!(family(&all, 36), BTreeSet::from([36]));
         let without_root = all.into_iter().filter(|(pid, _)| *pid != 30).collect();
