@@ -48,10 +48,6 @@ pub use crate::sys::{
 
 /// The control socket is the pod's alone: whoever may connect may run anything in its containers.
 const SOCKET_MODE: u32 = 0o700;
-/// A job of the pool that hangs on a sick file system must not use up the pool: the device limit keeps it below this.
-const POOL_THREADS: usize = 64;
-/// An idle daemon has one thread.
-const POOL_KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// How long the exits of killed containers may take, within the total deadline.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// How often containers that came to be meanwhile are looked for.
@@ -108,24 +104,26 @@ pub fn run(start: Start, ready: impl FnOnce() -> Result<(), String>) -> Result<(
     let socket = ControlSocket::bind(config.control_socket())?;
     sweep(&config);
     let mut builder = Builder::new_current_thread();
-    builder.enable_all().max_blocking_threads(POOL_THREADS).thread_keep_alive(POOL_KEEP_ALIVE);
+    builder.enable_all();
     let runtime = builder.build_local(LocalOptions::default());
     let runtime = runtime.map_err(|e| SysError::from_io("start the event loop", &e))?;
-    let result = runtime.block_on(serve(&config, start.child_setup, socket, ready));
-    // A plain drop would wait for stuck jobs without end.
-    runtime.shutdown_timeout(POOL_SHUTDOWN);
+    let blocking = Blocking::new();
+    let result = runtime.block_on(serve(&config, start.child_setup, blocking.clone(), socket, ready));
+    drop(runtime);
+    // Those that hang end with the process.
+    blocking.finish(POOL_SHUTDOWN);
     result
 }
 
 async fn serve(
     config: &Rc<Config>,
     setup: ChildSetup,
+    blocking: Blocking,
     socket: ControlSocket,
     ready: impl FnOnce() -> Result<(), String>,
 ) -> Result<(), StartError> {
     let counters = Rc::<Counters>::default();
     let processes = Processes::new(counters.clone());
-    let blocking = Blocking::new();
     let runtime = Runtime {
         path: config.runtime.clone(),
         root: config.runtime_root.clone(),

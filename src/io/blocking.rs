@@ -16,10 +16,11 @@ use std::{
 };
 
 use tokio::{
-    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
-    time::timeout,
+    time::{sleep, timeout},
 };
+
+use super::pool::Pool;
 
 /// The jobs one device may have in flight. A job that waits for its turn waits on the loop, not in a thread.
 const JOBS_PER_DEVICE: usize = 8;
@@ -27,6 +28,9 @@ const JOBS_PER_DEVICE: usize = 8;
 /// The jobs in flight in directories whose device is not known yet. Without this limit, a frozen mount on which a new
 /// directory is named with every request would in the end have all threads.
 const JOBS_UNKNOWN: usize = 24;
+
+/// How long to wait before a thread is tried to be made again, where there is none.
+const THREAD_RETRY: Duration = Duration::from_millis(100);
 
 /// The directories whose device is remembered. When there are more, all are forgotten and learnt again.
 const DIRECTORIES_KNOWN: usize = 256;
@@ -37,6 +41,7 @@ pub(crate) struct Blocking(Rc<Lanes>);
 
 #[derive(Debug)]
 struct Lanes {
+    pool: Arc<Pool>,
     devices: RefCell<HashMap<PathBuf, u64>>,
     /// Held by the jobs that run or wait in them.
     lanes: RefCell<HashMap<Lane, Weak<Semaphore>>>,
@@ -62,11 +67,21 @@ struct Ticket {
 
 impl Blocking {
     pub(crate) fn new() -> Self {
+        Self::with(Pool::new())
+    }
+
+    fn with(pool: Arc<Pool>) -> Self {
         Self(Rc::new(Lanes {
+            pool,
             devices: RefCell::default(),
             lanes: RefCell::default(),
             unknown: Arc::new(Semaphore::new(JOBS_UNKNOWN)),
         }))
+    }
+
+    /// Waits for the jobs under way, but not for those that hang.
+    pub(crate) fn finish(&self, limit: Duration) {
+        self.0.pool.finish(limit);
     }
 
     /// Runs a job that works on `path`, and waits for it until the deadline.
@@ -88,6 +103,7 @@ impl Blocking {
         let reason = match result {
             Ok(Some(value)) => return Ok(value),
             Ok(None) => Reason::Stopped,
+            Err(_) if self.0.pool.is_starved() => Reason::NoThread(deadline),
             Err(_) => Reason::NoAnswer(deadline),
         };
         Err(BlockingError { op, path: path.to_owned(), reason })
@@ -117,7 +133,7 @@ impl Blocking {
         let directory = directory_of(path);
         let ticket = self.0.enter(directory).await;
         let (reply, result) = oneshot::channel();
-        in_pool(move || {
+        let job = move || {
             if reply.is_closed() {
                 return;
             }
@@ -127,9 +143,15 @@ impl Blocking {
                 late.undo();
             }
             drop(ticket);
-        });
-        let mut pending = Pending(result);
-        let done = (&mut pending.0).await.ok()?;
+        };
+        self.0.pool.push(Box::new(job));
+        let mut pending = Pending { result, pool: self.0.pool.clone() };
+        while self.0.pool.is_starved() {
+            sleep(THREAD_RETRY).await;
+            // As above: it is tried again.
+            let _ = self.0.pool.start();
+        }
+        let done = (&mut pending.result).await.ok()?;
         if let Some(device) = done.device {
             self.0.learn(directory, device);
         }
@@ -194,11 +216,6 @@ fn directory_of(path: &Path) -> &Path {
     }
 }
 
-#[allow(clippy::disallowed_methods)] // The one place that uses the pool.
-fn in_pool(job: impl FnOnce() + Send + 'static) {
-    tokio::task::spawn_blocking(job);
-}
-
 /// What a job sends back.
 struct Done<T, U> {
     value: T,
@@ -213,16 +230,16 @@ impl<T, U: FnOnce(T)> Done<T, U> {
 }
 
 /// Waits for a job. Dropping it between the job's end and the loop's next turn must not lose the result.
-struct Pending<T: Send + 'static, U: FnOnce(T) + Send + 'static>(oneshot::Receiver<Done<T, U>>);
+struct Pending<T: Send + 'static, U: FnOnce(T) + Send + 'static> {
+    result: oneshot::Receiver<Done<T, U>>,
+    pool: Arc<Pool>,
+}
 
 impl<T: Send + 'static, U: FnOnce(T) + Send + 'static> Drop for Pending<T, U> {
     fn drop(&mut self) {
-        self.0.close();
-        if let Ok(done) = self.0.try_recv() {
-            match Handle::try_current() {
-                Ok(_) => in_pool(move || done.undo()),
-                Err(_) => done.undo(),
-            }
+        self.result.close();
+        if let Ok(done) = self.result.try_recv() {
+            self.pool.push(Box::new(move || done.undo()));
         }
     }
 }
@@ -240,6 +257,8 @@ pub(crate) struct BlockingError {
 enum Reason {
     #[error("file system did not answer within {} s", .0.as_secs_f64())]
     NoAnswer(Duration),
+    #[error("no thread could be made for {} s: the limit of processes (pids.max, RLIMIT_NPROC) is reached", .0.as_secs_f64())]
+    NoThread(Duration),
     #[error("the daemon is shutting down")]
     Stopped,
 }
@@ -357,13 +376,12 @@ mod tests {
     #[test]
     fn a_job_that_waited_for_a_thread_beyond_its_deadline_never_runs() {
         let runtime = tokio::runtime::Builder::new_current_thread()
-            .max_blocking_threads(1)
             .enable_time()
             .start_paused(true)
             .build_local(tokio::runtime::LocalOptions::default())
             .unwrap();
         runtime.block_on(async {
-            let (blocking, dir) = (Blocking::new(), tempfile::tempdir().unwrap());
+            let (blocking, dir) = (Blocking::with(Pool::of(1)), tempfile::tempdir().unwrap());
             let (path, (_begun, release, job)) = (dir.path().join("file"), held());
             let (ran, job_ran) = mpsc::channel();
             let mut first = Box::pin(blocking.run_to_end("write", &path, job));

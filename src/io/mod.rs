@@ -3,6 +3,7 @@
 pub(crate) mod blocking;
 pub(crate) mod fd;
 pub(crate) mod heap;
+mod pool;
 pub(crate) mod queue;
 pub(crate) mod seqpacket;
 pub(crate) mod task;
