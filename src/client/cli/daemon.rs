@@ -3,22 +3,23 @@
 use std::{
     env, fs,
     io::Read,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 
 use super::{
     CliError, RuntimeDir, RuntimeOptions,
     exit::POLL,
     runtime::{Runtime, in_path},
 };
-use crate::client::{Client, ClientError};
+use crate::{
+    client::{Client, ClientError},
+    sys::process::{pidfd_open, pidfd_send_signal},
+};
 
 /// The daemon gives itself 8 s; control-api.md 3.4 gives it 10.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -45,12 +46,17 @@ pub(super) async fn connect_or_start(
 /// Ends the daemon and every container it watches.
 pub(super) async fn stop(dir: &RuntimeDir) -> Result<(), CliError> {
     let client = Client::connect(dir.path()).await?;
-    let process_id = client.version(false).await?.process_id;
-    let pid = i32::try_from(process_id).ok().filter(|pid| *pid > 1).map(Pid::from_raw);
-    let pid = pid.ok_or_else(|| CliError::new(format!("the daemon says its process id is {process_id}")))?;
-    kill(pid, Signal::SIGINT).map_err(|errno| {
-        CliError::hint(format!("cannot stop the daemon (process {pid}): {errno}"), "stop it as the user who started it")
-    })?;
+    let pid = client.version(false).await?.process_id;
+    if pid <= 1 {
+        return Err(CliError::new(format!("the daemon says its process id is {pid}")));
+    }
+    let refused = |error| {
+        CliError::hint(format!("cannot stop the daemon (process {pid}): {error}"), "stop it as the user who started it")
+    };
+    let pidfd = pidfd_open(pid).map_err(refused)?;
+    // It answers still, so what is held is the daemon and not the next owner of its number.
+    client.version(false).await?;
+    pidfd_send_signal(pidfd.as_fd(), Signal::SIGINT as i32).map_err(refused)?;
     let gone = async {
         let mut tick = tokio::time::interval(POLL);
         while dir.control_socket().exists() {
