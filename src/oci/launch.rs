@@ -21,8 +21,13 @@ use super::{LaunchError, Said, capture::Capture, console::ConsoleSocket};
 use crate::{
     io::{blocking::Blocking, fd::AsyncFile},
     model::{ExitStatus, StdStream, WindowSize},
-    process::{Process, Processes, tree},
-    sys::{SysError, fd::pipe_cloexec, fork::ChildSetup, pty},
+    process::{Process, Processes, kill_late, tree},
+    sys::{
+        SysError,
+        fd::{self, pipe_cloexec},
+        fork::ChildSetup,
+        pty,
+    },
 };
 
 /// One read of a pipe.
@@ -49,6 +54,8 @@ pub(super) struct Plan<'a> {
     pub(super) size: Option<&'a Cell<Option<WindowSize>>>,
     pub(super) capture: Capture,
     pub(super) deadline: Instant,
+    /// Else it ends what is there, for which descriptors are kept.
+    pub(super) is_new: bool,
 }
 
 /// A runtime that ended well, and what it left in our hands.
@@ -68,6 +75,10 @@ pub(super) async fn run(
     blocking: &Blocking,
     setup: &ChildSetup,
 ) -> Result<Ran, LaunchError> {
+    // Nothing is awaited until the pipes are there, so those who start at once see each other's.
+    if plan.is_new {
+        fd::room()?;
+    }
     let (stdout, child_stdout) = pipe_cloexec().map_err(LaunchError::NotStarted)?;
     let (stderr, child_stderr) = pipe_cloexec().map_err(LaunchError::NotStarted)?;
     let mut command = Command::new(plan.program);
@@ -125,12 +136,15 @@ async fn spawn(
     blocking: &Blocking,
 ) -> Result<Runtime, LaunchError> {
     let undo = |spawned: std::io::Result<std::process::Child>| {
-        if let Ok(mut late) = spawned {
-            let _ = late.kill();
+        if let Ok(late) = spawned {
+            kill_late(&late);
         }
     };
     let child = blocking.run("start", program, SPAWN_LIMIT, move || command.spawn(), undo).await?;
-    let child = child.map_err(|error| LaunchError::NotStarted(SysError::io("start the runtime", program, &error)))?;
+    let child = child.map_err(|error| match error.raw_os_error() {
+        Some(libc::EAGAIN) => LaunchError::NoProcess,
+        _ => LaunchError::NotStarted(SysError::io("start the runtime", program, &error)),
+    })?;
     Ok(Runtime(Process::adopt(processes, child.id())?))
 }
 

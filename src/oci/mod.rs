@@ -35,7 +35,7 @@ use crate::{
     },
     model::{Chunk, ContainerId, ExitStatus, WindowSize, one_line},
     process::{AdoptError, Process, Processes, exec_cgroup::CgroupOption},
-    sys::{SysError, fork::ChildSetup, pty, random::random_hex},
+    sys::{SysError, fd::NoRoom, fork::ChildSetup, pty, random::random_hex},
 };
 
 /// How long reading or removing one pidfile may take.
@@ -139,6 +139,11 @@ pub(crate) enum LaunchError {
     Flooded,
     #[error("the daemon is shutting down")]
     Closing,
+    #[error("no process can be made for the runtime: the limit of processes (pids.max, RLIMIT_NPROC) is reached")]
+    NoProcess,
+    /// It was not even tried.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     #[error("the pidfile is wrong")]
     Adopt(#[from] AdoptError),
     #[error(transparent)]
@@ -148,6 +153,11 @@ pub(crate) enum LaunchError {
 }
 
 impl LaunchError {
+    /// Whether there was a run of the runtime at all.
+    fn has_run(&self) -> bool {
+        !matches!(self, Self::NotStarted(_) | Self::NoProcess | Self::NoRoom(_) | Self::Closing)
+    }
+
     /// For the daemon's own log: with its causes, but without what the runtime said, which may repeat the command or the
     /// environment of the process. Who made the call is told everything ([`one_line`]).
     pub(crate) fn without_words(&self) -> String {
@@ -201,6 +211,7 @@ impl Runtime {
             size: None,
             capture: Capture::of_runtime(),
             deadline: Instant::now() + self.limit,
+            is_new: true,
         };
         let made = async {
             let ran = launch::run(plan, &self.processes, &self.blocking, &self.setup).await?;
@@ -226,11 +237,8 @@ impl Runtime {
             Err(error) => {
                 // A runtime that says no has cleaned up, and "exists already" must not cost anybody a container. One
                 // that said yes, or was cut short, has made something that nobody will watch.
-                let made_nothing = matches!(
-                    error,
-                    LaunchError::Runtime { status: ExitStatus::Exited(_), .. } | LaunchError::NotStarted(_)
-                );
-                if !made_nothing {
+                let said_no = matches!(error, LaunchError::Runtime { status: ExitStatus::Exited(_), .. });
+                if error.has_run() && !said_no {
                     self.delete(&spec.id, spec.cgroup_manager).await;
                 }
                 Err(error)
@@ -266,6 +274,7 @@ impl Runtime {
             size: Some(size),
             capture: if spec.terminal { Capture::of_runtime() } else { Capture::of_exec() },
             deadline: deadline.map_or(limit, |d| d.min(limit)),
+            is_new: true,
         };
         let result = launch::run(plan, &self.processes, &self.blocking, &self.setup).await;
         // Also after a failure: a runtime killed late may have started the process already.
@@ -320,6 +329,7 @@ impl Runtime {
             size: None,
             capture: Capture::of_runtime(),
             deadline: Instant::now() + limit.min(self.limit),
+            is_new: false,
         };
         launch::run(plan, &self.processes, &self.blocking, &self.setup).await
     }

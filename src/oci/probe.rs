@@ -12,15 +12,24 @@ const HELP_LIMIT: Duration = Duration::from_secs(5);
 const HELP_SIZE: usize = 64 * 1024;
 
 impl Runtime {
-    /// What `exec --cgroup` takes; the runtime is asked once.
+    /// What `exec --cgroup` takes; the runtime is asked until it has run once.
     pub(crate) async fn cgroup_option(&self) -> CgroupOption {
         let ask = async {
             let help = self.help().await;
             let option = help.as_deref().map_or(CgroupOption::None, cgroup_option);
-            tracing::debug!(?option, error = help.err().map(|e| e.to_string()), "asked the runtime for exec --cgroup");
-            option
+            let error = help.err();
+            tracing::debug!(
+                ?option,
+                error = error.as_ref().map(ToString::to_string),
+                "asked the runtime for exec --cgroup"
+            );
+            match error {
+                // What is short now says nothing about later: execs would go without a cgroup for ever.
+                Some(error) if !error.has_run() => Err(error),
+                _ => Ok(option),
+            }
         };
-        *self.cgroup_option.get_or_init(|| ask).await
+        self.cgroup_option.get_or_try_init(|| ask).await.copied().unwrap_or(CgroupOption::None)
     }
 
     async fn help(&self) -> Result<String, LaunchError> {

@@ -19,8 +19,11 @@ use crate::{
     container::Pod,
     io::fd::AsyncFile,
     model::ExitStatus,
-    process::{Foreign, Process},
-    sys::{SysError, fd::pipe_cloexec},
+    process::{Foreign, Process, kill_late},
+    sys::{
+        SysError,
+        fd::{self, pipe_cloexec},
+    },
 };
 
 /// Ourselves, whatever has become of the file that we were started from.
@@ -132,6 +135,7 @@ impl Drop for Helper {
 pub(super) async fn start(request: &Request, pod: &Pod) -> Result<Starting, Error> {
     // Its number is only known when it has told it.
     let _launching = pod.runtime.processes.launching();
+    fd::room()?;
     let (stdin, commands) = pipe_cloexec()?;
     let (reports, stdout) = pipe_cloexec()?;
     let helper = spawn(request, pod, stdin, stdout).await?;
@@ -152,8 +156,8 @@ async fn spawn(request: &Request, pod: &Pod, stdin: OwnedFd, stdout: OwnedFd) ->
     command.stdin(stdin).stdout(stdout).stderr(Stdio::null());
     pod.runtime.setup.apply(&mut command);
     let undo = |spawned: std::io::Result<std::process::Child>| {
-        if let Ok(mut late) = spawned {
-            let _ = late.kill();
+        if let Ok(late) = spawned {
+            kill_late(&late);
         }
     };
     let child = pod.blocking.run("start", program, SPAWN_LIMIT, move || command.spawn(), undo).await?;

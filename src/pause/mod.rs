@@ -25,7 +25,12 @@ use self::{
     holder::Holder,
     pins::{Claim, PinError, Pins},
 };
-use crate::{container::Pod, io::blocking::BlockingError, process::AdoptError, sys::SysError};
+use crate::{
+    container::Pod,
+    io::blocking::BlockingError,
+    process::AdoptError,
+    sys::{SysError, fd::NoRoom},
+};
 
 /// Pods with namespaces at once; each costs a process. Full: refused. Usual is one, a daemon is one pod's.
 const POD_LIMIT: usize = 64;
@@ -60,6 +65,8 @@ pub(crate) enum Error {
     Adopt(#[from] AdoptError),
     #[error(transparent)]
     Blocking(#[from] BlockingError),
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     #[error(transparent)]
     Sys(#[from] SysError),
 }

@@ -11,6 +11,7 @@ pub(crate) mod tree;
 use std::{
     cell::Cell,
     os::fd::{AsFd as _, OwnedFd},
+    process::Child,
     rc::Rc,
 };
 
@@ -44,6 +45,16 @@ pub(crate) fn leads_namespace(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
     numbers.and_then(|numbers| numbers.split_whitespace().last()) == Some("1")
+}
+
+/// Kills a child that was started too late for anybody to want it. It may have been collected as an orphan already and its
+/// number be another's: only a child of ours is signalled, and by pidfd.
+pub(crate) fn kill_late(child: &Child) {
+    let Ok(pidfd) = process::pidfd_open(child.id()) else { return };
+    if process::peek(pidfd.as_fd()) == Ok(ChildState::Running) {
+        // It may have ended, which is as good.
+        let _ = process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+    }
 }
 
 /// Why a process number could not be taken over.

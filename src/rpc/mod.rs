@@ -16,6 +16,7 @@ use nix::sys::socket::{MsgFlags, recv};
 use tokio::{
     io::Interest,
     net::{UnixListener, UnixStream},
+    task::yield_now,
     time::sleep,
 };
 use tokio_util::compat::{TokioAsyncReadCompatExt as _, TokioAsyncWriteCompatExt as _};
@@ -27,12 +28,16 @@ use crate::{
     io::task::Scope,
     pause::Namespaces,
     session::{SessionTable, exec_sync::CaptureMemory},
+    sys::fd::room,
     telemetry::traces::Traces,
     transport::{AttachSockets, FdSocket, StreamServer},
 };
 
 /// Control connections at once. Full: the oldest one without a call in flight is closed; clients dial again.
 const CONNECTION_LIMIT: usize = 1024;
+/// Control connections with a call in flight that may use the descriptors kept for what is there: their calls may be the end
+/// of a container or the rotation of its log. Full: the new one is closed.
+const SHORT_LIMIT: usize = 8;
 /// The largest message, in 8-byte words: 8 MiB, enough for lists of 100 000 entries. Larger: the connection is closed.
 const MESSAGE_LIMIT: usize = 8 * 1024 * 1024 / 8;
 const NESTING_LIMIT: i32 = 64;
@@ -70,8 +75,13 @@ impl ControlServer {
     pub(crate) async fn run(self: &Rc<Self>, listener: &UnixListener) {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => self.connected(stream),
+                Ok((stream, _)) => {
+                    self.connected(stream);
+                    // A connection closed for this one gives its descriptor back before the next is accepted.
+                    yield_now().await;
+                }
                 Err(error) => {
+                    self.evict();
                     tracing::warn!(%error, "cannot accept a control client");
                     sleep(ACCEPT_PAUSE).await;
                 }
@@ -84,21 +94,28 @@ impl ControlServer {
         self.scope.cancel();
     }
 
+    /// Closes the oldest idle connection, if there is one. Who never said anything goes first: a crowd of those must not cost
+    /// a client its connection.
+    fn evict(&self) -> bool {
+        let mut connections = self.connections.borrow_mut();
+        let silent = connections.iter().position(|connection| !connection.has_spoken());
+        let idle = silent.or_else(|| connections.iter().position(|connection| connection.is_idle()));
+        let Some(oldest) = idle.and_then(|idle| connections.remove(idle)) else { return false };
+        self.services.pod.counters.control_connections_evicted.increment();
+        tracing::debug!("too many control connections: the oldest idle one is closed");
+        oldest.close();
+        true
+    }
+
     fn connected(self: &Rc<Self>, stream: UnixStream) {
         let connection = Rc::new(Connection::default());
-        let mut connections = self.connections.borrow_mut();
-        if connections.len() >= CONNECTION_LIMIT
-            // Who never said anything goes first: a crowd of those must not cost a client its connection.
-            && let Some(idle) = connections
-                .iter()
-                .position(|connection| !connection.has_spoken())
-                .or_else(|| connections.iter().position(|connection| connection.is_idle()))
-            && let Some(oldest) = connections.remove(idle)
-        {
-            self.services.pod.counters.control_connections_evicted.increment();
-            tracing::debug!("too many control connections: the oldest idle one is closed");
-            oldest.close();
+        let is_short = room().is_err();
+        let many = self.connections.borrow().len();
+        if (many >= CONNECTION_LIMIT || is_short) && !self.evict() && is_short && many >= SHORT_LIMIT {
+            tracing::warn!("too few descriptors are left for another control connection: it is closed");
+            return;
         }
+        let mut connections = self.connections.borrow_mut();
         connections.push_back(connection.clone());
         drop(connections);
         let server = self.clone();

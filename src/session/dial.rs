@@ -19,6 +19,7 @@ use crate::{
     io::blocking::{Blocking, BlockingError},
     sys::{
         SysError,
+        fd::{self, NoRoom},
         netns::{Sockets, tcp_sockets},
     },
 };
@@ -48,6 +49,8 @@ pub(crate) enum DialError {
     #[error(transparent)]
     Blocking(#[from] BlockingError),
     #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+    #[error(transparent)]
     Sys(#[from] SysError),
 }
 
@@ -70,6 +73,7 @@ impl std::fmt::Display for Place {
 
 /// Connects to a port of the loopback in `place`.
 pub(super) async fn dial(blocking: &Blocking, place: &Place, port: u16) -> Result<TcpStream, DialError> {
+    fd::room()?;
     let sockets = match place {
         Place::Host => make_sockets(None).await?,
         Place::Namespace(path) => {

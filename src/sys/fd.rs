@@ -116,6 +116,39 @@ pub(crate) fn raise_nofile() -> Result<FileLimit, SysError> {
     Ok(FileLimit { soft, hard })
 }
 
+/// There are too few descriptors left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the daemon has too few descriptors left for anything new: try again later, or give it a higher limit of open files"
+)]
+pub(crate) struct NoRoom;
+
+/// How many of the descriptors we may have are kept for what is there already: its ends, its log, the next refusal.
+fn reserve(limit: u64) -> u64 {
+    (limit / 4).min(64)
+}
+
+/// Whether anything new may take descriptors: the kernel gives the lowest free number, so a high one tells that all below
+/// it are taken.
+///
+/// # Errors
+/// When only the reserve is left.
+pub(crate) fn room() -> Result<(), NoRoom> {
+    match fcntl(std::io::stdin().as_fd(), FcntlArg::F_DUPFD_CLOEXEC(0)) {
+        // SAFETY: the kernel has just made it for us.
+        Ok(raw) if is_of_reserve(unsafe { adopt(raw) }) => Err(NoRoom),
+        Err(Errno::EMFILE) => Err(NoRoom),
+        // Any other error says nothing about the room.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Whether a descriptor that has come in is one of the reserve.
+pub(crate) fn is_of_reserve(fd: impl AsFd) -> bool {
+    let number = u64::try_from(fd.as_fd().as_raw_fd()).unwrap_or(0);
+    getrlimit(Resource::RLIMIT_NOFILE).is_ok_and(|(soft, _)| number >= soft - reserve(soft))
+}
+
 #[cfg(test)]
 mod tests {
     use std::{
@@ -139,6 +172,24 @@ mod tests {
             ForkResult::Child => unsafe { libc::_exit(if body() { 0 } else { 1 }) },
             ForkResult::Parent { child } => waitpid(child, None).unwrap() == WaitStatus::Exited(child, 0),
         }
+    }
+
+    #[test]
+    fn what_is_new_leaves_the_last_descriptors_to_what_is_there() {
+        assert_eq!((reserve(1 << 20), reserve(64), reserve(0)), (64, 16, 0));
+        assert!(holds_in_child(|| {
+            if setrlimit(Resource::RLIMIT_NOFILE, 400, 400).is_err() || room().is_err() {
+                return false;
+            }
+            let mut taken = Vec::with_capacity(400);
+            while room().is_ok() {
+                let Ok(next) = duplicate_from(std::io::stdin(), 0) else { return false };
+                taken.push(next);
+            }
+            let left = std::iter::from_fn(|| duplicate_from(std::io::stdin(), 0).ok())
+                .inspect(|fd| assert!(is_of_reserve(fd)));
+            left.collect::<Vec<_>>().len() == 64 && room() == Err(NoRoom)
+        }));
     }
 
     fn is_open(raw: RawFd) -> bool {

@@ -36,7 +36,10 @@ use crate::{
         client::ClientWriter as _,
     },
     stdio::Wants,
-    sys::SysError,
+    sys::{
+        SysError,
+        fd::{NoRoom, room},
+    },
 };
 
 /// Listeners of one container. Full: those whose file has gone are closed; if none has, the call fails.
@@ -63,6 +66,8 @@ pub(crate) enum AttachError {
         "the container has {LISTENERS_PER_CONTAINER} attach sockets already: remove the file of one that is not needed"
     )]
     TooMany,
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     #[error(transparent)]
     Sys(#[from] SysError),
     #[error(transparent)]
@@ -122,6 +127,7 @@ impl AttachSockets {
         if !container.is_live() {
             return Err(AttachError::Exited);
         }
+        room()?;
         let sockets = self.of(container);
         // Never closed, so it cannot fail.
         let _turn = sockets.turn.acquire().await;
@@ -228,7 +234,7 @@ impl AttachSockets {
     fn connected(self: &Rc<Self>, sockets: &Rc<ContainerSockets>, own: &Listening, stream: SeqpacketStream) {
         let (server, sockets) = (self.clone(), sockets.clone());
         let terminal = sockets.container.stdio.is_terminal();
-        if self.sessions.is_full() {
+        if self.sessions.is_full() || room().is_err() {
             self.pod.counters.sessions_refused.increment();
             self.scope.spawn(async move {
                 let full = Outcome::Failed("too many sessions: try again later".to_owned());

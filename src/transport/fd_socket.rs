@@ -22,7 +22,12 @@ use crate::{
         task::Scope,
     },
     proto::fd_message::{Reply, Request},
-    sys::{SysError, socket, socket_file::SocketFile},
+    sys::{
+        SysError,
+        fd::{NoRoom, is_of_reserve, room},
+        socket,
+        socket_file::SocketFile,
+    },
 };
 
 /// Whoever may connect may give a container whatever he has open.
@@ -115,7 +120,7 @@ impl FdSocket {
 
     fn connected(self: &Rc<Self>, stream: SeqpacketStream) {
         let mut connections = self.connections.borrow_mut();
-        if connections.len() >= CONNECTION_LIMIT {
+        if connections.len() >= CONNECTION_LIMIT || room().is_err() {
             let Some(idle) = connections.iter().position(|(number, _)| !self.slots.has_of(*number)) else {
                 tracing::warn!("too many connections to the descriptor socket: the newest is closed");
                 return;
@@ -173,6 +178,7 @@ impl FdSocket {
                 let reason = format!("the request announces {count} descriptors, but {} arrived", fds.len());
                 refused(id, reason, fds)
             }
+            Ok(Request::Keep { id, .. }) if fds.iter().any(is_of_reserve) => refused(id, NoRoom.to_string(), fds),
             Ok(Request::Keep { id, .. }) => match self.slots.keep(connection, fds) {
                 Ok(slots) => (Some(Reply::Kept(slots).packet(id)), Vec::new()),
                 Err((full, fds)) => refused(id, full.to_string(), fds),

@@ -30,6 +30,7 @@ use std::{
 
 use tokio::{
     net::{TcpListener, TcpStream},
+    task::yield_now,
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -53,7 +54,7 @@ use crate::{
         port_forward::Destination,
     },
     stdio::Wants,
-    sys::{SysError, random::random_hex},
+    sys::{SysError, fd::room, random::random_hex},
 };
 
 /// How long a TLS handshake may take.
@@ -184,8 +185,15 @@ impl StreamServer {
     async fn accept(self: Rc<Self>, listener: TcpListener) {
         loop {
             match listener.accept().await {
-                Ok((stream, peer)) => self.connected(stream, peer),
+                Ok((stream, peer)) => {
+                    self.connected(stream, peer);
+                    // A connection closed for this one gives its descriptor back before the next is accepted.
+                    yield_now().await;
+                }
                 Err(error) => {
+                    if let Some((_, oldest)) = self.unupgraded.borrow_mut().pop_front() {
+                        oldest.cancel();
+                    }
                     tracing::warn!(%error, "cannot accept a streaming client");
                     sleep(ACCEPT_PAUSE).await;
                 }
@@ -210,9 +218,8 @@ impl StreamServer {
         self.next_connection.set(number + 1);
         let evicted = CancellationToken::new();
         let mut waiting = self.unupgraded.borrow_mut();
-        if waiting.len() >= self.pod.config.streams.connection_limit
-            && let Some((_, oldest)) = waiting.pop_front()
-        {
+        let crowded = waiting.len() >= self.pod.config.streams.connection_limit || room().is_err();
+        if crowded && let Some((_, oldest)) = waiting.pop_front() {
             self.pod.counters.connections_closed_early.increment();
             tracing::debug!("too many connections wait for their upgrade: the oldest is closed");
             oldest.cancel();
@@ -256,6 +263,10 @@ impl StreamServer {
         if self.sessions.is_full() {
             self.pod.counters.sessions_refused.increment();
             return Err(Refusal::service_unavailable("too many streaming sessions: try again later"));
+        }
+        if let Err(error) = room() {
+            self.pod.counters.sessions_refused.increment();
+            return Err(Refusal::service_unavailable(&error.to_string()));
         }
         let waiting = self.pending.borrow_mut().claim(Instant::now(), kind, token).ok_or_else(Refusal::not_found)?;
         Ok(Claimed { request: waiting.request, guard: self.sessions.enter(waiting.opening) })

@@ -4,4 +4,8 @@
 //! (`defects/output.rs`, `defects/exec_sync.rs`), `--exec-client-gone` for whole families of processes
 //! (`streams/client_gone.rs`), pidfiles that name somebody else's process (`bad_runtime.rs`).
 
+mod many;
+mod numbers;
+mod scarce;
+mod stay;
 mod stuck;

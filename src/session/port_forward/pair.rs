@@ -79,7 +79,7 @@ fn refused<W: ForwardWriter>(session: &Session<W>, port: u16, error: &DialError)
         }
         DialError::Reset => PairEnd::Reset,
         // No fault of the pod's: other connections may still work, so the session goes on.
-        DialError::Blocking(_) | DialError::Sys(_) => {
+        DialError::Blocking(_) | DialError::NoRoom(_) | DialError::Sys(_) => {
             tracing::warn!(port, error = cause, "a forwarded connection could not be made");
             PairEnd::Reset
         }
