@@ -111,7 +111,8 @@ impl ControlServer {
         let connection = Rc::new(Connection::default());
         let is_short = room().is_err();
         let many = self.connections.borrow().len();
-        if (many >= CONNECTION_LIMIT || is_short) && !self.evict() && is_short && many >= SHORT_LIMIT {
+        let made_room = (many >= CONNECTION_LIMIT || is_short) && self.evict();
+        if is_short && !made_room && many >= SHORT_LIMIT {
             tracing::warn!("too few descriptors are left for another control connection: it is closed");
             return;
         }
