@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::support::{self, BundleSpec, Sandbox, eventually, figure, procfs, wait_output, within};
 
 /// So few that a handful of sessions uses them up.
-const FILES: u64 = 96;
+const FILES: usize = 96;
 
 fn with_few_files(daemon: &mut Command) {
     let mut shell = Command::new("sh");
@@ -86,7 +86,7 @@ fn without_descriptors_new_work_is_refused_and_nothing_that_runs_is_lost() {
                 }
                 Err(refusal) => break refusal,
             }
-            assert!(sessions.len() < FILES as usize, "more sessions than descriptors");
+            assert!(sessions.len() < FILES, "more sessions than descriptors");
         };
         assert!(refusal.contains("503") && refusal.contains("too few descriptors"), "{refusal}");
         figure(&format!("sessions with {FILES} descriptors"), sessions.len() + 1);
@@ -115,7 +115,7 @@ fn without_descriptors_new_work_is_refused_and_nothing_that_runs_is_lost() {
 
         drop((sessions, crowd));
         let daemon = sandbox.daemon_pid();
-        eventually("room", || (procfs::descriptors(daemon) < FILES as usize / 2).then_some(())).await;
+        eventually("room", || (procfs::descriptors(daemon) < FILES / 2).then_some(())).await;
         assert_eq!(exec_sync(sandbox, "idle", "exit 4").await.exit_code, 4);
         let created = within(sandbox.connect().await.create_container(&request)).await;
         created.expect("there is room again");
