@@ -6,6 +6,8 @@ pub mod config;
 mod container;
 pub mod daemon;
 pub mod format;
+#[doc(hidden)]
+pub mod fuzzing;
 mod io;
 mod log;
 pub mod model;

@@ -1,4 +1,4 @@
-//! The bodies of the fuzz targets for SPDY, which `tests/spdy` runs as well, for a fixed count.
+//! SPDY: one end and any bytes, two ends and any operations, any header blocks.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

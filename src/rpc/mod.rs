@@ -3,6 +3,7 @@
 mod conmon;
 mod decode;
 mod error;
+pub(crate) mod fuzzing;
 mod gate;
 mod holdfast;
 mod network;
@@ -140,17 +141,22 @@ async fn serve(stream: UnixStream, services: &Rc<Services>, connection: &Rc<Conn
     }
     connection.speaks();
     let (reader, writer) = stream.into_split();
-    let mut options = ReaderOptions::new();
-    options.traversal_limit_in_words(Some(MESSAGE_LIMIT)).nesting_limit(NESTING_LIMIT);
     let reader = gate::GatedRead::new(reader, connection.clone()).compat();
     let writer = gate::WatchedWrite::new(writer, connection.clone()).compat_write();
-    let network = VatNetwork::new(reader, writer, Side::Server, options);
+    let network = VatNetwork::new(reader, writer, Side::Server, reader_options());
     let network = network::Network::new(network, connection.clone());
     let server = conmon::Server { services: services.clone(), connection: connection.clone() };
     let system = RpcSystem::new(Box::new(network), Some(capnp_rpc::new_client(server)));
     if let Err(error) = system.await {
         tracing::debug!(%error, "a control connection broke");
     }
+}
+
+/// The limits of one message.
+fn reader_options() -> ReaderOptions {
+    let mut options = ReaderOptions::new();
+    options.traversal_limit_in_words(Some(MESSAGE_LIMIT)).nesting_limit(NESTING_LIMIT);
+    options
 }
 
 /// Waits until the client has sent something; false when it ended without. `readable` alone is true too early: tokio takes

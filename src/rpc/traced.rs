@@ -101,7 +101,7 @@ fn read(
     Some((name, metadata.ok().and_then(parent)))
 }
 
-fn parent(entries: struct_list::Reader<'_, conmon::text_text_map_entry::Owned>) -> Option<TraceParent> {
+pub(super) fn parent(entries: struct_list::Reader<'_, conmon::text_text_map_entry::Owned>) -> Option<TraceParent> {
     /// Text-map propagators send three entries at most; reading 100 000 would be work for nothing.
     const ENTRIES: u32 = 64;
     let head = (0..entries.len().min(ENTRIES)).map(|index| entries.get(index));

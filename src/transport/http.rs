@@ -12,10 +12,16 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
 
-use super::{Claimed, StreamServer, stream::Stream};
-use crate::proto::upgrade_head::{Refusal, RequestHead, Upgrade, negotiate, route};
+use super::{Accepted, StreamServer, stream::Stream};
+use crate::proto::{
+    remotecommand::StreamKind,
+    upgrade_head::{Refusal, RequestHead, Upgrade, negotiate, route},
+};
 
 /// The largest request head. Larger: 431.
 const HEAD_LIMIT: usize = 64 * 1024;
@@ -24,13 +30,13 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An upgraded connection: the socket, what was read behind the head, and what was agreed.
 #[derive(Debug)]
-pub(super) struct Accepted {
-    pub(super) stream: Stream,
-    pub(super) early: Bytes,
-    pub(super) upgrade: Upgrade,
+pub(crate) struct Agreed<S, C> {
+    pub(crate) stream: S,
+    pub(crate) early: Bytes,
+    pub(crate) upgrade: Upgrade,
     /// The URL's query.
-    pub(super) query: Option<String>,
-    pub(super) claimed: Claimed,
+    pub(crate) query: Option<String>,
+    pub(crate) claimed: C,
 }
 
 /// Answers requests until one is upgraded; `None` when the connection ended without.
@@ -43,9 +49,17 @@ pub(super) async fn serve(stream: Stream, server: &StreamServer) -> Option<Accep
             _ => return None,
         }
     }
+    agree(stream, |kind, token| server.claim(kind, token)).await
+}
+
+/// The same on any stream; `claim` takes the request behind a token.
+pub(crate) async fn agree<S: AsyncRead + AsyncWrite + Unpin, C>(
+    stream: S,
+    claim: impl Fn(StreamKind, &str) -> Result<C, Refusal>,
+) -> Option<Agreed<S, C>> {
     let agreed = RefCell::new(None);
     let service = service_fn(async |request: Request<Incoming>| {
-        let response = match answer(&request, server) {
+        let response = match answer(&request, &claim) {
             Ok((upgrade, claimed)) => {
                 let response = switching(&upgrade);
                 *agreed.borrow_mut() = Some((upgrade, request.uri().query().map(str::to_owned), claimed));
@@ -68,16 +82,19 @@ pub(super) async fn serve(stream: Stream, server: &StreamServer) -> Option<Accep
         }
     };
     let (upgrade, query, claimed) = agreed.borrow_mut().take()?;
-    Some(Accepted { stream: parts.io.into_inner(), early: parts.read_buf, upgrade, query, claimed })
+    Some(Agreed { stream: parts.io.into_inner(), early: parts.read_buf, upgrade, query, claimed })
 }
 
-fn answer(request: &Request<Incoming>, server: &StreamServer) -> Result<(Upgrade, Claimed), Refusal> {
+fn answer<C>(
+    request: &Request<Incoming>,
+    claim: impl Fn(StreamKind, &str) -> Result<C, Refusal>,
+) -> Result<(Upgrade, C), Refusal> {
     let headers: Vec<(&str, &[u8])> =
         request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     let head = RequestHead { method: request.method().as_str(), path: request.uri().path(), headers: &headers };
     let route = route(&head)?;
     // Used up before anything else is checked: a secret that was sent is no secret any more.
-    let claimed = server.claim(route.kind, route.token)?;
+    let claimed = claim(route.kind, route.token)?;
     Ok((negotiate(route.kind, &head)?, claimed))
 }
 

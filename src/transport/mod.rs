@@ -36,12 +36,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use self::stream::Stream;
 pub(crate) use self::{
     attach_socket::{AttachError, AttachSockets},
     fd_socket::{FdSocket, FdSocketError},
+    http::{Agreed, agree},
     slots::Slots,
 };
-use self::{http::Accepted, stream::Stream};
 use crate::{
     container::{Container, Numbered, Pod},
     io::task::Scope,
@@ -100,6 +101,9 @@ struct Claimed {
     request: Request,
     guard: SessionGuard,
 }
+
+/// A client whose request has been taken.
+type Accepted = Agreed<Stream, Claimed>;
 
 impl StreamServer {
     /// A server that does not listen yet. `sessions` counts clients of all transports together.

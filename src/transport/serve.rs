@@ -5,9 +5,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::{
-    Claimed, StreamServer,
-    http::Accepted,
-    port_channels,
+    Accepted, Claimed, StreamServer, port_channels,
     socket::Socket,
     spdy::{self, Carrier as SpdyCarrier},
     websocket,

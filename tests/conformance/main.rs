@@ -60,7 +60,7 @@
 //! | 63 | each stream is answered at once | `RawSpdy::open`, which every test opens its streams with |
 //! | 64 to 69 | ids, ends, stray frames, pings | `spdy_framing::s64` to `s69` |
 //! | 70 | no windows | `spdy_exec::s87`, whose client sends and heeds none |
-//! | 71 to 76, 84 | what is meant to do harm | `spdy_harm::s71` to `s84`; fuzzed: `spdy::no_bytes_break_a_connection`, `fuzz/` |
+//! | 71 to 76, 84 | what is meant to do harm | `spdy_harm::s71` to `s84`; fuzzed: `fuzz_corpora` |
 //! | 77 to 83 | good-byes, sets of streams, headers | `spdy_framing::s77` to `s83` |
 //! | 85 to 99 | exec | `spdy_exec::s85` to `s99` |
 //! | 100 | crictl, kubectl, critest | `interop/` |

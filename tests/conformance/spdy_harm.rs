@@ -192,7 +192,7 @@ fn s76_pings_whose_answers_are_not_read_are_held_up_and_then_answered() {
     });
 }
 
-// Beside the fuzzing of the core in tests/spdy and fuzz/: that the daemon around it takes no harm either.
+// Beside the fuzzing of the core (tests/fuzz_corpora.rs): that the daemon around it takes no harm either.
 #[test]
 fn s84_mutated_recordings_harm_nobody() {
     let recording = include_bytes!("../data/spdy_go_exec_client.bin");

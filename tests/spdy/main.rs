@@ -1,67 +1,12 @@
-//! What `proto::spdy` writes, and that no bytes and no calls break it. The stories of two ends stand beside the code.
+//! What `proto::spdy` writes. The stories of two ends stand beside the code; that no bytes and no calls break it, in
+//! `fuzz_corpora`.
 
 #![allow(clippy::unwrap_used)] // Helpers of tests fail by panicking, as tests do.
-
-#[path = "../../fuzz/entries/spdy.rs"]
-mod entries;
 
 use std::{path::Path, time::Instant};
 
 use bytes::BytesMut;
 use holdfast::proto::spdy::{Connection, Event, GoAwayStatus, RstStatus, Side, StreamId};
-
-/// Pseudo-random bytes (xorshift64), so that a failure can be run again.
-fn random_bytes(seed: &mut u64, len: usize) -> Vec<u8> {
-    let mut next = || {
-        *seed ^= *seed << 13;
-        *seed ^= *seed >> 7;
-        *seed ^= *seed << 17;
-        seed.to_le_bytes()[3]
-    };
-    (0..len).map(|_| next()).collect()
-}
-
-#[test]
-fn no_operations_break_two_ends() {
-    let mut seed = 1;
-    for round in 0..2000 {
-        let operations = random_bytes(&mut seed, 30 + round % 400);
-        entries::operations(&operations);
-    }
-}
-
-#[test]
-fn no_bytes_break_a_connection() {
-    let recorded = [
-        &include_bytes!("../data/spdy_go_exec_client.bin")[..],
-        include_bytes!("../data/spdy_go_forward_client.bin"),
-        include_bytes!("../data/spdy_our_server.bin"),
-    ];
-    let mut seed = 2;
-    for round in 0..2000 {
-        // A choice, then bytes that mean nothing, or a recording with some of them changed.
-        let random = random_bytes(&mut seed, 64);
-        let mut bytes = recorded[round % recorded.len()].to_vec();
-        if round % 8 == 0 {
-            bytes = random.clone();
-        }
-        let len = bytes.len();
-        for change in random.chunks_exact(4).take(round % 4) {
-            bytes[usize::from(u16::from_le_bytes([change[0], change[1]])) % len] = change[2];
-        }
-        bytes.insert(0, random[63]);
-        entries::bytes(&bytes);
-    }
-}
-
-#[test]
-fn no_blocks_break_the_header_reader() {
-    let mut seed = 3;
-    for round in 0..2000 {
-        let len = round % 128;
-        entries::headers(&random_bytes(&mut seed, len));
-    }
-}
 
 /// One end and what it has written.
 struct End {

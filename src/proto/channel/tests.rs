@@ -1,6 +1,6 @@
 use super::*;
 use crate::proto::remotecommand::Version;
-use crate::proto::testing::{Random, client_frame, split_invariant};
+use crate::proto::testing::{client_frame, split_invariant};
 use crate::proto::ws_frame::{FrameReader, Inbound};
 use bytes::BytesMut;
 
@@ -194,16 +194,4 @@ fn base64_messages_mean_the_same() {
     let protocol = Protocol { version: Version::V4, base64: true, name: None };
     let seen = split_invariant(&bytes, || (FrameReader::new(), Decoder::new(protocol, true)), feed);
     assert_eq!(seen, [Seen::Stdin(b"hi\nho".into()), Seen::Resize(80, 24)]);
-}
-
-// The body of the fuzz target `channel`.
-#[test]
-fn arbitrary_pieces_never_panic() {
-    let mut random = Random(3);
-    let (mut decoder, mut events) = (decoder(Version::V5, true), VecDeque::new());
-    for _ in 0..20_000 {
-        let flags = random.next();
-        let len = random.below(8);
-        let _ = decoder.handle(flags & 2 != 0, flags & 4 != 0, random.bytes(len).into(), &mut events);
-    }
 }

@@ -193,26 +193,3 @@ fn control_frames_never_exceed_their_limit() {
     let cut: Bytes = close(1011, &"ä".repeat(100));
     assert_eq!((cut.len(), str::from_utf8(&cut[4..]).unwrap().chars().count()), (126, 61));
 }
-
-// The body of the fuzz target `ws_frame`.
-#[test]
-fn arbitrary_bytes_never_panic() {
-    let mut random = Random(5);
-    for _ in 0..2_000 {
-        let len = random.below(200);
-        let mut bytes = random.bytes(len);
-        // Mostly heads that are near to right, so that more than the first check is reached.
-        if let Some(first) = bytes.first_mut() {
-            *first &= 0x8f;
-        }
-        if let Some(second) = bytes.get_mut(1) {
-            *second |= 0x80;
-        }
-        read_to_end(&bytes);
-    }
-}
-
-fn read_to_end(bytes: &[u8]) {
-    let (mut reader, mut input, mut seen) = (FrameReader::new(), BytesMut::from(bytes), Vec::new());
-    feed(&mut reader, &mut input, &mut seen);
-}

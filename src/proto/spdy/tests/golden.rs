@@ -1,7 +1,7 @@
 //! Bytes recorded from the Go library. How they were made: tests/data/README.md. What we write for it is in tests/spdy.
 
 use super::*;
-use crate::proto::testing::{Random, split_invariant};
+use crate::proto::testing::split_invariant;
 
 const EXEC_CLIENT: &[u8] = include_bytes!("../../../../tests/data/spdy_go_exec_client.bin");
 const EXEC_SERVER: &[u8] = include_bytes!("../../../../tests/data/spdy_go_exec_server.bin");
@@ -81,21 +81,4 @@ fn a_recorded_port_forward_client_is_understood() {
     let request = data(3, b"GET / HTTP/1.0\r\n\r\n");
     let expected = [Seen::Opened(1, "error".into()), finished(1), Seen::Opened(3, "data".into()), request, finished(3)];
     assert_eq!(replay(Side::Server, 0, FORWARD_CLIENT), expected.into_iter().chain([goaway(0)]).collect::<Vec<_>>());
-}
-
-// The bodies of the fuzz targets `spdy_bytes`, `spdy_ops` and `spdy_headers` are run for a fixed count by tests/spdy.
-#[test]
-fn mutated_transcripts_never_panic() {
-    let mut random = Random(5);
-    for _ in 0..500 {
-        let mut bytes = EXEC_CLIENT.to_vec();
-        for _ in 0..=random.below(3) {
-            let at = random.below(bytes.len());
-            bytes[at] = random.next().to_le_bytes()[0];
-        }
-        let mut end = End::new(Side::Server);
-        end.input.extend_from_slice(&bytes);
-        end.read(epoch());
-        let _ = end.written();
-    }
 }
