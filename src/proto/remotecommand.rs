@@ -193,17 +193,20 @@ pub struct NoCommonProtocol {
 pub(super) struct OfferList(String);
 
 impl OfferList {
-    /// A request head may hold 64 KiB of names; an error text quotes the first of them.
-    const MAX_QUOTED: usize = 256;
-
     pub(super) fn new(offers: &[&str]) -> Self {
-        let mut quoted = offers.join(" ");
-        if quoted.len() > Self::MAX_QUOTED {
-            quoted.truncate(quoted.floor_char_boundary(Self::MAX_QUOTED));
-            quoted.push_str("...");
-        }
-        Self(quoted)
+        Self(quoted(offers, " "))
     }
+}
+
+/// Words of a client in an error text. A request head may hold 64 KiB of them; the first ones are quoted.
+pub(super) fn quoted(words: &[&str], separator: &str) -> String {
+    const MAX_QUOTED: usize = 256;
+    let mut quoted = words.join(separator);
+    if quoted.len() > MAX_QUOTED {
+        quoted.truncate(quoted.floor_char_boundary(MAX_QUOTED));
+        quoted.push_str("...");
+    }
+    quoted
 }
 
 impl fmt::Display for OfferList {

@@ -1,7 +1,7 @@
 //! The upgrade to SPDY/3.1 (streaming spec 1.5, 1.6).
 
 use super::{Refusal, RequestHead, contains_ignoring_case};
-use crate::proto::remotecommand::{SpdyProtocol, StreamKind, choose_spdy};
+use crate::proto::remotecommand::{SpdyProtocol, StreamKind, choose_spdy, quoted};
 
 const PROTOCOLS: &str = "X-Stream-Protocol-Version";
 
@@ -32,8 +32,8 @@ pub(super) fn negotiate_spdy(kind: StreamKind, head: &RequestHead<'_>) -> Result
     let asks = |name, word: &[u8]| head.lines(name).any(|line| contains_ignoring_case(line, word));
     if !asks("connection", b"upgrade") || !asks("upgrade", b"spdy/3.1") {
         // The names tell what is missing; the values may be secrets.
-        let names: Vec<_> = head.headers.iter().map(|(name, _)| *name).take(32).collect();
-        let reason = format!("missing upgrade headers in request: {}", names.join(", "));
+        let names: Vec<_> = head.headers.iter().map(|(name, _)| *name).collect();
+        let reason = format!("missing upgrade headers in request: {}", quoted(&names, ", "));
         return Err(refusal(400, &reason).with(PROTOCOLS, protocol.name));
     }
     Ok(protocol)
@@ -116,6 +116,16 @@ mod tests {
         }
         let thousand = vec!["v9.foo"; 1000].join(",");
         assert!(ask(StreamKind::Exec, "POST", &[(OFFERS, &thousand)]).unwrap_err().body.len() < 600);
+    }
+
+    // The names of a head's lines may be nearly all of its 64 KiB, and all of them came back.
+    #[test]
+    fn a_refusal_does_not_repeat_a_whole_head() {
+        let long = "x".repeat(10_000);
+        let headers = [(OFFERS, "v4.channel.k8s.io"), (&long, "1"), (&long, "2")];
+        let refusal = ask(StreamKind::Exec, "POST", &headers).unwrap_err();
+        assert!(refusal.body.starts_with("unable to upgrade: missing upgrade headers in request: x-stream-"));
+        assert!(refusal.body.len() < 400, "{}", refusal.body.len());
     }
 
     // Spec item 14.
