@@ -58,10 +58,11 @@ impl Edge {
             cgroup_option: OnceCell::new(),
         };
         let pod = Pod::new(config.clone(), runtime, blocking, counters);
-        let sessions = SessionTable::new(config.streams.session_limit);
+        let sessions = SessionTable::new(config.streams.session_limit, pod.heap.clone());
         let services = Services {
             streams: StreamServer::new(pod.clone(), sessions.clone()).expect("without TLS there is nothing to fail"),
-            attach: AttachSockets::new(pod.clone(), sessions),
+            attach: AttachSockets::new(pod.clone(), sessions.clone()),
+            sessions,
             captures: Rc::default(),
             namespaces: Namespaces::new(pod.clone()),
             fds: FdSocket::new(pod.clone()),
