@@ -9,6 +9,8 @@ use holdfast::fuzzing;
 
 /// Of the last call, which tells that everything before it has been looked at.
 const LAST: u32 = 0x7fff_0001;
+/// What stands before the only segment of a message, in bytes.
+const TABLE: usize = 8;
 
 /// Any bytes as one message that is the request of any method: what is decoded keeps its limits.
 pub(crate) fn request(data: &[u8]) {
@@ -66,10 +68,10 @@ pub(crate) fn calls(data: &[u8]) {
                 4 => fill_target(&mut input, root.init_join().init_target()),
                 _ => root.init_abort().set_reason(input.text()),
             }),
-            // Broken after it was made.
+            // Broken after it was made, but not in its length: nobody could tell then where the next one begins.
             _ => {
                 let mut broken = messages.last().cloned().unwrap_or_default();
-                let at = usize::from(input.byte()) % broken.len().max(1);
+                let at = TABLE + usize::from(input.byte()) % (broken.len() - TABLE).max(1);
                 broken[at] ^= input.byte();
                 broken
             }
