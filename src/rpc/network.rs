@@ -3,7 +3,7 @@
 //!
 //! capnp-rpc keeps without bound what this contract has no use for: a call whose results shall stay here is never run, so
 //! its message waits for ever; so does one for an object in the answer of a call that runs; and every capability of the
-//! client is an entry of a table. Who sends one of these loses the connection.
+//! client is an entry of a table, which the client can tie to itself. Who sends one of these loses the connection.
 
 use std::{cell::RefCell, collections::HashSet, rc::Rc};
 
@@ -154,6 +154,8 @@ fn look_at(
             Ok(Some(reason)) => Err(Error::failed(format!("no call of this interface {reason}"))),
             Ok(None) | Err(_) => Ok(()),
         },
+        // Of a promise that we were never given. One that is resolved to itself is never freed, nor is the connection.
+        Ok(message::Resolve(_)) => Err(Error::failed("no call of this interface takes promises".to_owned())),
         _ => Ok(()),
     }
 }
@@ -224,6 +226,17 @@ mod tests {
             let replies = replies(&[bootstrap(0), version(1, |_| {}), broken]);
             assert!(replies.contains(says), "{replies:?}");
         }
+    }
+
+    // The promise held itself, and with it the connection and all that belongs to it: for the life of the daemon.
+    #[test]
+    fn a_promise_resolved_to_itself_does_not_outlive_its_connection() {
+        let mut builder = Builder::new_default();
+        let mut resolve = builder.init_root::<message::Builder<'_>>().init_resolve();
+        resolve.set_promise_id(7);
+        resolve.init_cap().set_sender_promise(7);
+        let replies = replies(&[bootstrap(0), version(1, |_| {}), write_message_to_words(&builder)]);
+        assert!(replies.contains("takes promises"), "{replies:?}");
     }
 
     #[test]
