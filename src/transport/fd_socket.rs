@@ -142,6 +142,7 @@ impl FdSocket {
             }
             server.connections.borrow_mut().retain(|(other, _)| *other != number);
             server.pod.close_fds(server.slots.forget(number)).await;
+            server.pod.heap.freed();
         };
         self.scope.spawn(task.instrument(tracing::debug_span!("descriptors", connection = number)));
     }

@@ -242,6 +242,7 @@ impl StreamServer {
             if let Some(accepted) = accepted {
                 server.serve(accepted).await;
             }
+            server.pod.heap.freed();
         };
         self.scope.spawn(task.instrument(span));
     }
