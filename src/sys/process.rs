@@ -143,13 +143,19 @@ pub(crate) fn trim_heap() {
     }
 }
 
+/// What `malloc` takes from the kernel for itself, in bytes, and gives back when it is freed.
+#[cfg(target_env = "gnu")]
+const LARGE: libc::c_int = 128 << 10;
+
 /// Makes the process's calls of `malloc` use one arena: a daemon with one busy thread needs no second one, and every
-/// arena costs anonymous memory per pod.
+/// arena costs anonymous memory per pod. And keeps large pieces out of it for good: else the first that is freed moves
+/// the limit beyond its size (up to 32 MiB), the next is in the heap, and what is small lies around it afterwards.
 pub(crate) fn one_arena() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt takes two integers.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
     }
 }
 
