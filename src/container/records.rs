@@ -53,6 +53,7 @@ impl<T: Numbered> Records<T> {
         }
         let forgotten = |number| known.binary_search(&(number, true)).is_ok();
         self.kept.retain(|record| !forgotten(record.number()));
+        self.kept.shrink_to_fit();
         u32::try_from(before - self.kept.len()).unwrap_or(u32::MAX)
     }
 }
