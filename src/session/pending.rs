@@ -156,6 +156,11 @@ impl PendingRequests {
             self.remove(&token);
             self.ages.pop_front();
         }
+        if self.ages.is_empty() {
+            // The room of the most that ever waited.
+            self.requests.shrink_to_fit();
+            self.ages.shrink_to_fit();
+        }
     }
 
     /// What waits, in no order.

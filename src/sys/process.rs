@@ -143,6 +143,32 @@ pub(crate) fn trim_heap() {
     }
 }
 
+/// Moves what `malloc` keeps at hand for this thread closer together: seven pieces of each of 64 sizes, which lie wherever
+/// they were freed. After much that came and went nearly each keeps a page of its own in memory, up to 1.75 MiB, and no
+/// call gives them back. So they are taken out, with others of these sizes, and those at the lowest addresses are kept
+/// instead. Takes a millisecond; to be followed by [`trim_heap`].
+pub(crate) fn gather_small_pieces() {
+    #[cfg(target_env = "gnu")]
+    {
+        const SIZES: usize = 64;
+        const OF_EACH: usize = 64;
+        let mut pieces = Vec::with_capacity(SIZES * OF_EACH);
+        // 24, 40, … 1032 bytes: one request for each size of which pieces are kept.
+        for size in (0..SIZES).rev().map(|index| 24 + 16 * index) {
+            for _ in 0..OF_EACH {
+                // SAFETY: malloc takes any size; what it returns, null too, is only freed.
+                pieces.push(std::hint::black_box(unsafe { libc::malloc(size) }));
+            }
+        }
+        // The first that are freed are kept.
+        pieces.sort_unstable();
+        for piece in pieces {
+            // SAFETY: from malloc, and freed once.
+            unsafe { libc::free(piece) };
+        }
+    }
+}
+
 /// What `malloc` takes from the kernel for itself, in bytes, and gives back when it is freed.
 #[cfg(target_env = "gnu")]
 const LARGE: libc::c_int = 128 << 10;
