@@ -76,6 +76,7 @@ impl holdfast::Server for Server {
         let mut response = results.get().init_response();
         response.set_containers(self.services.pod.containers.forget(containers.iter()));
         response.set_sessions(self.services.sessions.forget(sessions.iter()));
+        self.services.pod.heap.freed();
         Ok(())
     }
 }
