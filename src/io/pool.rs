@@ -24,6 +24,9 @@ const STACK: usize = 8 << 20;
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// How a thread is made; another one in tests, where none can be made.
+type Make = fn(Job) -> io::Result<()>;
+
 /// Threads that are made when there is work, and end a second after.
 #[derive(Debug)]
 pub(super) struct Pool {
@@ -31,6 +34,7 @@ pub(super) struct Pool {
     /// There is a job, or one has ended.
     changed: Condvar,
     most: usize,
+    make: Make,
 }
 
 #[derive(Default)]
@@ -39,6 +43,8 @@ struct Shared {
     jobs: VecDeque<Job>,
     threads: usize,
     idle: usize,
+    /// A job waits since no thread could be made for it.
+    starved: bool,
 }
 
 impl std::fmt::Debug for Shared {
@@ -53,21 +59,29 @@ impl Pool {
     }
 
     pub(super) fn of(most: usize) -> Arc<Self> {
-        Arc::new(Self { shared: Mutex::default(), changed: Condvar::new(), most })
+        Self::with(most, make)
     }
 
-    /// Has a job done as soon as there is a thread for it. Where there is none, [`Pool::start`] is to be called again
-    /// while the pool [is starved](Pool::is_starved).
-    pub(super) fn push(self: &Arc<Self>, job: Job) {
+    pub(super) fn with(most: usize, make: Make) -> Arc<Self> {
+        Arc::new(Self { shared: Mutex::default(), changed: Condvar::new(), most, make })
+    }
+
+    /// Has a job done as soon as there is a thread for it.
+    ///
+    /// # Errors
+    /// No thread could be made. The job waits; [`Pool::start`] is to be called until it succeeds, for the threads that
+    /// there are may hang.
+    pub(super) fn push(self: &Arc<Self>, job: Job) -> io::Result<()> {
         #[cfg(test)]
         let job = holding_the_clock(job);
         self.lock().jobs.push_back(job);
-        if let Err(error) = self.start() {
-            tracing::warn!(%error, "no thread can be made: jobs wait");
-        }
+        self.start()
     }
 
-    /// Sees to it that the next job has a thread.
+    /// Sees to it that there is one more thread for the jobs that wait, if they need one and may have it.
+    ///
+    /// # Errors
+    /// No thread could be made.
     pub(super) fn start(self: &Arc<Self>) -> io::Result<()> {
         let mut shared = self.lock();
         if shared.jobs.len() <= shared.idle {
@@ -78,19 +92,19 @@ impl Pool {
             return Ok(());
         }
         let pool = self.clone();
-        match thread::Builder::new().name("job".to_owned()).stack_size(STACK).spawn(move || pool.work()) {
-            Ok(_) => shared.threads += 1,
-            // Another one will come to it.
-            Err(_) if shared.threads > 0 => {}
-            Err(error) => return Err(error),
+        let made = (self.make)(Box::new(move || pool.work()));
+        match &made {
+            Ok(()) => shared.threads += 1,
+            Err(error) if !shared.starved => tracing::warn!(%error, "no thread can be made: jobs wait"),
+            Err(_) => {}
         }
-        Ok(())
+        shared.starved = made.is_err();
+        made
     }
 
-    /// Whether a job waits and there is not one thread.
+    /// Whether a job waits since no thread could be made for it.
     pub(super) fn is_starved(&self) -> bool {
-        let shared = self.lock();
-        shared.threads == 0 && !shared.jobs.is_empty()
+        self.lock().starved
     }
 
     /// Waits for the jobs under way, but not for those that hang.
@@ -112,6 +126,7 @@ impl Pool {
                 continue;
             }
             shared.idle += 1;
+            shared.starved = false;
             let nothing = |shared: &mut Shared| shared.jobs.is_empty();
             let waited = self.changed.wait_timeout_while(shared, KEEP_ALIVE, nothing);
             shared = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -126,6 +141,10 @@ impl Pool {
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn make(work: Job) -> io::Result<()> {
+    thread::Builder::new().name("job".to_owned()).stack_size(STACK).spawn(work).map(drop)
 }
 
 /// The clock of a test that stands still must do so while a job is under way, as tokio does for its own.
@@ -154,10 +173,11 @@ mod tests {
         let gates: Vec<_> = (0..3)
             .map(|number| {
                 let ((gate, wait), ran) = (mpsc::channel::<()>(), ran.clone());
-                pool.push(Box::new(move || {
+                let job = move || {
                     ran.send(number).unwrap();
                     wait.recv().ok();
-                }));
+                };
+                pool.push(Box::new(job)).unwrap();
                 gate
             })
             .collect();
