@@ -140,6 +140,8 @@ async fn spawn(
             kill_late(&late);
         }
     };
+    // It may end before we learn its number: until then it must not be taken for an orphan.
+    let _launching = processes.launching();
     let child = blocking.run("start", program, SPAWN_LIMIT, move || command.spawn(), undo).await?;
     let child = child.map_err(|error| match error.raw_os_error() {
         Some(libc::EAGAIN) => LaunchError::NoProcess,

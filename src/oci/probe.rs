@@ -25,7 +25,7 @@ impl Runtime {
             );
             match error {
                 // What is short now says nothing about later: execs would go without a cgroup for ever.
-                Some(error) if !error.has_run() => Err(error),
+                Some(error) if !error.has_run() || matches!(error, LaunchError::Blocking(_)) => Err(error),
                 _ => Ok(option),
             }
         };
