@@ -4,7 +4,9 @@
 //! (`defects/output.rs`, `defects/exec_sync.rs`), `--exec-client-gone` for whole families of processes
 //! (`streams/client_gone.rs`), pidfiles that name somebody else's process (`bad_runtime.rs`).
 
+mod limits;
 mod many;
+mod memory;
 mod numbers;
 mod scarce;
 mod stay;

@@ -1,19 +1,18 @@
 //! A daemon that is short of descriptors or of processes refuses what is new, in words, and loses nothing of what is there.
 
-use std::{
-    fs,
-    os::unix::net::UnixStream,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{fs, os::unix::net::UnixStream, process::Command, time::Duration};
 
 use holdfast::{
-    client::{ExecSync, ExecSyncReply, STREAM_PROTOCOLS, ServeExec, StreamClient},
+    client::{ExecSync, ExecSyncReply, STREAM_PROTOCOLS, ServeExec, StreamClient, StreamMessage},
     model::StdStream,
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::oneshot,
+    task::{JoinHandle, spawn_local},
+    time::{Instant, sleep},
+};
 
+use super::limits::Limits;
 use crate::support::{self, BundleSpec, Sandbox, eventually, figure, procfs, wait_output, within};
 
 /// So few that a handful of sessions uses them up.
@@ -48,6 +47,51 @@ async fn echoes(session: &mut StreamClient, line: &str) {
     wait_output(session, line).await;
 }
 
+/// Nothing is under way in the daemon that would give descriptors back.
+async fn at_rest(sandbox: &Sandbox) {
+    let is_runtime = |(pid, _): &(u32, char)| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("runc"))
+    };
+    let daemon = sandbox.daemon_pid();
+    let at_rest = || (!procfs::children(daemon).iter().any(is_runtime)).then_some(());
+    eventually("a daemon at rest", at_rest).await;
+    procfs::settled_descriptors(daemon).await;
+}
+
+/// Starts commands until they are refused while nothing else is under way, so that whatever comes next is refused too.
+async fn take_the_rest(sandbox: &Sandbox) -> Vec<JoinHandle<()>> {
+    /// In a row: what is under way for a moment cannot be the reason of all.
+    const REFUSALS: usize = 3;
+    let (mut held, mut refusals) = (Vec::new(), 0);
+    loop {
+        at_rest(sandbox).await;
+        let up = format!("up{}", held.len());
+        let script = format!("touch /{up}; until [ -e /enough ]; do sleep 0.05; done");
+        let (client, call) = (sandbox.client(), ExecSync { timeout_s: 0, ..exec("idle", &script) });
+        let (refused, mut refusal) = oneshot::channel();
+        held.push(spawn_local(async move {
+            let reply = client.exec_sync(&call).await;
+            // Nobody asks when the test has ended.
+            let _ = refused.send(reply);
+        }));
+        let mut look = || match refusal.try_recv() {
+            Ok(reply) => Some(Some(reply.expect("a reply"))),
+            Err(_) => sandbox.in_rootfs(&up).exists().then_some(None),
+        };
+        if let Some(reply) = eventually("a command or its refusal", &mut look).await {
+            let said = String::from_utf8_lossy(&reply.stderr).into_owned();
+            assert!(reply.exit_code == -2 && said.contains("too few descriptors"), "{reply:?}");
+            refusals += 1;
+            if refusals == REFUSALS {
+                return held;
+            }
+        } else {
+            refusals = 0;
+        }
+        assert!(held.len() < FILES, "more commands than descriptors");
+    }
+}
+
 /// The processor time of a process, in ticks of 10 ms.
 fn ticks(pid: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
@@ -76,31 +120,28 @@ fn without_descriptors_new_work_is_refused_and_nothing_that_runs_is_lost() {
 
         let mut sessions = Vec::new();
         let refusal = loop {
-            match open_session(sandbox).await {
-                Ok(mut session) => {
-                    // A session whose command could not be started tells so itself; until then each has its own.
-                    match timeout(support::DEADLINE, session.send_stdin(b"up\n")).await {
-                        Ok(Ok(())) => sessions.push(session),
-                        other => panic!("{other:?}"),
-                    }
-                }
+            let mut session = match open_session(sandbox).await {
+                Ok(session) => session,
                 Err(refusal) => break refusal,
+            };
+            within(session.send_stdin(b"up\n")).await.expect("the session is open");
+            // One whose command finds no room any more tells so itself.
+            match within(session.next()).await.expect("the server keeps to the protocol") {
+                StreamMessage::Stdout(_) => sessions.push(session),
+                end => break format!("{end:?}"),
             }
             assert!(sessions.len() < FILES, "more sessions than descriptors");
         };
-        assert!(refusal.contains("503") && refusal.contains("too few descriptors"), "{refusal}");
+        assert!(refusal.contains("too few descriptors"), "{refusal}");
         figure(&format!("sessions with {FILES} descriptors"), sessions.len() + 1);
+        let held = take_the_rest(sandbox).await;
+        let request = sandbox.create_request("new", &BundleSpec::idle());
+        let refused = within(sandbox.client().create_container(&request)).await.expect_err("no room").to_string();
+        assert!(refused.contains("too few descriptors"), "{refused}");
 
-        // A crowd that wants nothing, on both listeners.
+        // A crowd that wants nothing. For its sake idle connections are closed, so there may be room again.
         let socket = sandbox.runtime_dir().join("conmon.sock");
         let crowd: Vec<_> = (0..200).filter_map(|_| UnixStream::connect(&socket).ok()).collect();
-        let reply = exec_sync(sandbox, "idle", "echo never").await;
-        let said = String::from_utf8_lossy(&reply.stderr).into_owned();
-        assert!(reply.exit_code == -2 && said.contains("too few descriptors"), "{reply:?}");
-        let request = sandbox.create_request("new", &BundleSpec::idle());
-        let refused =
-            within(sandbox.connect().await.create_container(&request)).await.expect_err("no room").to_string();
-        assert!(refused.contains("too few descriptors"), "{refused}");
 
         let (before, start) = (ticks(sandbox.daemon_pid()), Instant::now());
         sleep(Duration::from_secs(1)).await;
@@ -113,7 +154,11 @@ fn without_descriptors_new_work_is_refused_and_nothing_that_runs_is_lost() {
         assert_complete(sandbox);
         echoes(&mut first, "two").await;
 
+        fs::write(sandbox.in_rootfs("enough"), "").expect("our directory");
         drop((sessions, crowd));
+        for call in held {
+            call.abort();
+        }
         let daemon = sandbox.daemon_pid();
         eventually("room", || (procfs::descriptors(daemon) < FILES / 2).then_some(())).await;
         assert_eq!(exec_sync(sandbox, "idle", "exit 4").await.exit_code, 4);
@@ -123,45 +168,15 @@ fn without_descriptors_new_work_is_refused_and_nothing_that_runs_is_lost() {
     });
 }
 
-/// A cgroup of version 1 that limits the tasks of the daemon alone.
-struct Tasks(PathBuf);
-
-impl Tasks {
-    fn of(pid: u32) -> Self {
-        let own = Self(Path::new("/sys/fs/cgroup/pids").join(format!("hf-tasks-{pid}")));
-        fs::create_dir(&own.0).expect("root may");
-        fs::write(own.0.join("cgroup.procs"), pid.to_string()).expect("it runs");
-        own
-    }
-
-    fn limit(&self, most: &str) {
-        fs::write(self.0.join("pids.max"), most).expect("our cgroup");
-    }
-}
-
-impl Drop for Tasks {
-    fn drop(&mut self) {
-        // Back to where everybody is, so that it is empty.
-        for pid in fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default().lines() {
-            let _ = fs::write("/sys/fs/cgroup/pids/cgroup.procs", pid);
-        }
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
 #[test]
 fn without_a_thread_or_a_fork_new_work_is_refused_and_the_log_goes_on_afterwards() {
-    // Where there is only version 2, a cgroup of one's own is a matter of delegation; the mechanism is the same.
-    if !support::require_e2e() || !Path::new("/sys/fs/cgroup/pids").exists() {
-        return;
-    }
     support::e2e(async |sandbox| {
         let spec =
             BundleSpec::shell("for n in 1 2 3; do until [ -e /go$n ]; do sleep 0.01; done; echo $n; done; exit 6");
         sandbox.run("counter", &spec).await;
         sandbox.run("idle", &BundleSpec::idle()).await;
         let daemon = sandbox.daemon_pid();
-        let tasks = Tasks::of(daemon);
+        let limits = Limits::of(daemon, "pids");
         let go = |n: u32| fs::write(sandbox.in_rootfs(&format!("go{n}")), "").expect("our directory");
         let alone = async || {
             let alone = || (procfs::status_line(daemon, "Threads") == "1").then_some(());
@@ -169,7 +184,7 @@ fn without_a_thread_or_a_fork_new_work_is_refused_and_the_log_goes_on_afterwards
         };
 
         // A thread, but no process.
-        tasks.limit("2");
+        limits.tasks("2");
         let reply = exec_sync(sandbox, "idle", "echo never").await;
         let said = String::from_utf8_lossy(&reply.stderr).into_owned();
         assert!(reply.exit_code == -2 && said.contains("limit of processes"), "{reply:?}");
@@ -178,12 +193,13 @@ fn without_a_thread_or_a_fork_new_work_is_refused_and_the_log_goes_on_afterwards
 
         // Not even a thread: this ended the daemon once, and every container's log with it.
         alone().await;
-        tasks.limit("1");
+        limits.tasks("1");
+        let refused = || sandbox.daemon_log().matches("no thread can be made").count();
+        let before = refused();
         go(2);
-        eventually("a job without a thread", || sandbox.daemon_log().contains("no thread can be made").then_some(()))
-            .await;
+        eventually("a job without a thread", || (refused() > before).then_some(())).await;
         within(sandbox.connect().await.version(false)).await.expect("the loop needs no thread");
-        tasks.limit("max");
+        limits.tasks("max");
         sandbox.wait_log("counter", " F 2\n").await;
         go(3);
         assert_eq!(sandbox.wait_exit("counter").await, 6);
