@@ -1,9 +1,9 @@
 //! A daemon that is short of descriptors or of processes refuses what is new, in words, and loses nothing of what is there.
 
-use std::{fs, os::unix::net::UnixStream, process::Command, time::Duration};
+use std::{fs, os::unix::net::UnixStream, process::Command, rc::Rc, time::Duration};
 
 use holdfast::{
-    client::{ExecSync, ExecSyncReply, STREAM_PROTOCOLS, ServeExec, StreamClient, StreamMessage},
+    client::{Client, ExecSync, ExecSyncReply, STREAM_PROTOCOLS, ServeExec, StreamClient, StreamMessage},
     model::StdStream,
 };
 use tokio::{
@@ -59,7 +59,7 @@ async fn at_rest(sandbox: &Sandbox) {
 }
 
 /// Starts commands until they are refused while nothing else is under way, so that whatever comes next is refused too.
-async fn take_the_rest(sandbox: &Sandbox) -> Vec<JoinHandle<()>> {
+async fn take_the_rest(sandbox: &Sandbox, client: &Rc<Client>) -> Vec<JoinHandle<()>> {
     /// In a row: what is under way for a moment cannot be the reason of all.
     const REFUSALS: usize = 3;
     let (mut held, mut refusals) = (Vec::new(), 0);
@@ -67,7 +67,7 @@ async fn take_the_rest(sandbox: &Sandbox) -> Vec<JoinHandle<()>> {
         at_rest(sandbox).await;
         let up = format!("up{}", held.len());
         let script = format!("touch /{up}; until [ -e /enough ]; do sleep 0.05; done");
-        let (client, call) = (sandbox.client(), ExecSync { timeout_s: 0, ..exec("idle", &script) });
+        let (client, call) = (client.clone(), ExecSync { timeout_s: 0, ..exec("idle", &script) });
         let (refused, mut refusal) = oneshot::channel();
         held.push(spawn_local(async move {
             let reply = client.exec_sync(&call).await;
@@ -134,9 +134,11 @@ fn without_descriptors_new_work_is_refused_and_nothing_that_runs_is_lost() {
         };
         assert!(refusal.contains("too few descriptors"), "{refusal}");
         figure(&format!("sessions with {FILES} descriptors"), sessions.len() + 1);
-        let held = take_the_rest(sandbox).await;
+        // One for all: for a new one an idle one would be closed.
+        let client = Rc::new(sandbox.connect().await);
+        let held = take_the_rest(sandbox, &client).await;
         let request = sandbox.create_request("new", &BundleSpec::idle());
-        let refused = within(sandbox.client().create_container(&request)).await.expect_err("no room").to_string();
+        let refused = within(client.create_container(&request)).await.expect_err("no room").to_string();
         assert!(refused.contains("too few descriptors"), "{refused}");
 
         // A crowd that wants nothing. For its sake idle connections are closed, so there may be room again.
