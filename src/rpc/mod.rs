@@ -12,7 +12,8 @@ mod traced;
 use std::{cell::RefCell, collections::VecDeque, io::ErrorKind, os::fd::AsRawFd as _, rc::Rc, time::Duration};
 
 use capnp::message::ReaderOptions;
-use capnp_rpc::{RpcSystem, rpc_twoparty_capnp::Side, twoparty::VatNetwork};
+use capnp_rpc::{Disconnector, RpcSystem, rpc_twoparty_capnp::Side, twoparty::VatNetwork};
+use futures_util::FutureExt as _;
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::{
     io::Interest,
@@ -147,8 +148,20 @@ async fn serve(stream: UnixStream, services: &Rc<Services>, connection: &Rc<Conn
     let network = network::Network::new(network, connection.clone());
     let server = conmon::Server { services: services.clone(), connection: connection.clone() };
     let system = RpcSystem::new(Box::new(network), Some(capnp_rpc::new_client(server)));
+    let _ending = Ending(system.get_disconnector());
     if let Err(error) = system.await {
         tracing::debug!(%error, "a control connection broke");
+    }
+}
+
+/// Ends the RPC system also of a connection that we close: merely dropped, it and its calls in flight keep each other, and
+/// with them the results of these calls, for ever.
+struct Ending(Disconnector<Side>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // What it would wait for is that the last bytes are sent.
+        let _ = (&mut self.0).now_or_never();
     }
 }
 
