@@ -119,20 +119,34 @@ impl Socket {
     /// Resolves when the peer acknowledges nothing any more. While data is on its way the keep-alive of TCP is silent, and
     /// `TCP_USER_TIMEOUT` would kill a live peer that merely does not read.
     pub(super) async fn peer_died(&self) {
-        let mut waiting_since = None;
+        let mut silence = Silence::default();
         loop {
             sleep(LOOK).await;
-            if self.unacknowledged() == 0 {
-                waiting_since = None;
-                continue;
-            }
-            // The last acknowledgement may be older than what now waits for one.
-            let waited = waiting_since.get_or_insert_with(Instant::now).elapsed();
-            let silent = self.with_tcp(since_last_ack).unwrap_or(Duration::ZERO);
-            if waited.min(silent) >= DEAD_AFTER {
+            let unacknowledged = self.unacknowledged();
+            let since_ack = self.with_tcp(since_last_ack).unwrap_or(Duration::ZERO);
+            if silence.is_death(Instant::now(), unacknowledged, since_ack) {
                 return;
             }
         }
+    }
+}
+
+/// How long something has waited for an acknowledgement, look by look.
+#[derive(Debug, Default)]
+struct Silence {
+    waiting_since: Option<Instant>,
+}
+
+impl Silence {
+    /// Whether the peer must be dead. `since_ack` alone does not tell: the last acknowledgement may be older than what now
+    /// waits for one.
+    fn is_death(&mut self, now: Instant, unacknowledged: usize, since_ack: Duration) -> bool {
+        if unacknowledged == 0 {
+            self.waiting_since = None;
+            return false;
+        }
+        let waited = now - *self.waiting_since.get_or_insert(now);
+        waited.min(since_ack) >= DEAD_AFTER
     }
 }
 
@@ -205,5 +219,36 @@ mod tls {
             }
         }
         poll_fn(|context| Pin::new(&mut *stream.borrow_mut()).poll_flush(context)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Looks as often as a connection is looked at, at a peer whose last acknowledgement and whose unacknowledged bytes
+    /// are told in seconds since the begin; returns when it is taken for dead.
+    fn death(looks: u64, last_ack: impl Fn(u64) -> u64, unacknowledged: impl Fn(u64) -> usize) -> Option<u64> {
+        let (begin, mut silence) = (Instant::now(), Silence::default());
+        (1..=looks).map(|look| look * LOOK.as_secs()).find(|&second| {
+            let since_ack = Duration::from_secs(second - last_ack(second));
+            silence.is_death(begin + Duration::from_secs(second), unacknowledged(second), since_ack)
+        })
+    }
+
+    #[test]
+    fn a_peer_that_acknowledges_nothing_is_dead_within_three_minutes() {
+        // An hour of idleness before counts for nothing; the first look comes up to 10 s after what waits.
+        assert_eq!(death(1000, |_| 0, |second| usize::from(second > 3600)), Some(3610 + 150));
+        assert!(LOOK + DEAD_AFTER < Duration::from_secs(180));
+    }
+
+    #[test]
+    fn a_peer_that_is_idle_or_acknowledges_now_and_then_lives() {
+        assert_eq!(death(1000, |_| 0, |_| 0), None);
+        // A live peer that does not read answers the kernel's question at most 120 s apart.
+        assert_eq!(death(1000, |second| second / 120 * 120, |_| 1), None);
+        // What was acknowledged in between starts the time anew.
+        assert_eq!(death(1000, |_| 0, |second| usize::from(second % 100 != 0)), None);
     }
 }
