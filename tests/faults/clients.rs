@@ -1,10 +1,11 @@
 //! Slow, silent and dead clients; see the table in `main.rs`.
 //!
-//! Clients whose packets are dropped are in `tests/port_forward/dead.rs`, beginnings of a request that never ends in
+//! A live client beside dead ones is in `tests/port_forward/dead.rs`, beginnings of a request that never ends are in
 //! `tests/bad_input/http.rs`.
 
 mod churn;
 mod crowds;
+mod dead;
 mod slow;
 mod stalled;
 mod viewers;

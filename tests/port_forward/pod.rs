@@ -1,103 +1,20 @@
-//! A pod as a port forward sees it: a network namespace of its own, in which the test listens.
+//! A pod as a port forward sees it, and what the test does there.
 
-use std::{
-    fs::{self, File},
-    path::{Path, PathBuf},
-    process::Command,
-    thread,
-};
+use std::{path::Path, process::Command};
 
 use holdfast::client::Client;
-use nix::{
-    mount::{MntFlags, MsFlags, mount, umount2},
-    sched::{CloneFlags, setns, unshare},
-    sys::socket::{setsockopt, sockopt},
-};
 use tokio::{
     io::AsyncReadExt as _,
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
 
+pub(crate) use super::support::network::Pod;
 use super::support::{
     Sandbox, e2e_with,
     raw_spdy::{FORWARD, Frame, Pair, RawSpdy, Seen},
     within,
 };
-
-/// A network namespace with its loopback up, pinned at a path. Dropping it removes both.
-#[derive(Debug)]
-pub(crate) struct Pod {
-    pub(crate) path: PathBuf,
-}
-
-impl Pod {
-    pub(crate) fn new(path: PathBuf) -> Self {
-        File::create(&path).expect("a file under a temporary directory");
-        let pin = || {
-            unshare(CloneFlags::CLONE_NEWNET).expect("root may");
-            busybox(&["ip", "link", "set", "lo", "up"]);
-            let none = None::<&str>;
-            mount(Some("/proc/thread-self/ns/net"), &path, none, MsFlags::MS_BIND, none).expect("root may");
-        };
-        thread::scope(|scope| scope.spawn(pin).join().expect("a namespace"));
-        Self { path }
-    }
-
-    /// Does something inside, on a thread of its own, and hands out what that made: sockets stay where they were made.
-    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let enter = || {
-            let namespace = File::open(&self.path).expect("pinned");
-            setns(namespace, CloneFlags::CLONE_NEWNET).expect("root may");
-            work()
-        };
-        thread::scope(|scope| scope.spawn(enter).join().expect("it works inside"))
-    }
-
-    /// Listens inside, on a port the kernel chooses unless one is named.
-    pub(crate) fn listen_on(&self, address: &str) -> (TcpListener, u16) {
-        let listener = self.inside(|| std::net::TcpListener::bind(address).expect("an address of the loopback"));
-        listener.set_nonblocking(true).expect("a socket");
-        let port = listener.local_addr().expect("bound").port();
-        (TcpListener::from_std(listener).expect("a listener"), port)
-    }
-
-    pub(crate) fn listen(&self) -> (TcpListener, u16) {
-        self.listen_on("127.0.0.1:0")
-    }
-
-    /// The same with sockets that take little before they are read.
-    pub(crate) fn listen_narrow(&self) -> (TcpListener, u16) {
-        let (listener, port) = self.listen();
-        // Connections inherit it.
-        setsockopt(&listener, sockopt::RcvBuf, &4096).expect("a socket");
-        (listener, port)
-    }
-
-    /// A port on which nobody listens.
-    pub(crate) fn closed_port(&self) -> u16 {
-        self.listen().1
-    }
-
-    /// Removes the pin, as the end of a pod does.
-    pub(crate) fn remove(&self) {
-        umount2(&self.path, MntFlags::MNT_DETACH).expect("pinned");
-        fs::remove_file(&self.path).expect("ours");
-    }
-}
-
-impl Drop for Pod {
-    fn drop(&mut self) {
-        // A test may have removed it.
-        let _ = umount2(&self.path, MntFlags::MNT_DETACH);
-    }
-}
-
-/// Runs an applet, which must succeed.
-pub(crate) fn busybox(arguments: &[&str]) {
-    let status = Command::new("busybox").args(arguments).status().expect("checked by require_e2e");
-    assert!(status.success(), "busybox {arguments:?}");
-}
 
 /// Runs a test with a pod.
 pub(crate) fn with_pod(test: impl AsyncFnOnce(&Sandbox, &Pod)) {

@@ -22,6 +22,7 @@ mod figures;
 pub(crate) mod journal;
 pub(crate) mod namespaces;
 mod neighbour;
+pub(crate) mod network;
 pub(crate) mod procfs;
 pub(crate) mod raw_attach;
 pub(crate) mod raw_rpc;
