@@ -172,6 +172,12 @@ impl Refusal {
         Self::new(503, format!("{text}\n"))
     }
 
+    /// 400: HTTP/1.0 knows no upgrade (RFC 9110, 7.8).
+    #[must_use]
+    pub fn old_http() -> Self {
+        Self::new(400, "an upgrade needs HTTP/1.1\n".into())
+    }
+
     fn new(status: u16, body: String) -> Self {
         let headers = vec![
             ("Content-Type", "text/plain; charset=utf-8".to_owned()),

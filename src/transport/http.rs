@@ -5,7 +5,7 @@ use std::{cell::RefCell, convert::Infallible, time::Duration};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
-    Request, Response, StatusCode,
+    Request, Response, StatusCode, Version,
     body::Incoming,
     header::{HeaderName, HeaderValue},
     server::conn::http1,
@@ -95,6 +95,10 @@ fn answer<C>(
     let route = route(&head)?;
     // Used up before anything else is checked: a secret that was sent is no secret any more.
     let claimed = claim(route.kind, route.token)?;
+    // There is none in HTTP/1.0 (RFC 9110, 7.8), and the answer would be one that clients do not take for an upgrade.
+    if request.version() < Version::HTTP_11 {
+        return Err(Refusal::old_http());
+    }
     Ok((negotiate(route.kind, &head)?, claimed))
 }
 

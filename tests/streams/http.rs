@@ -90,3 +90,15 @@ fn requests_without_streams_or_for_unknown_containers_are_failed_calls() {
         assert!(error.contains("not-found"), "{error}");
     });
 }
+
+/// Found by fuzzing: it was answered with `HTTP/1.0 101`, which is no upgrade.
+#[test]
+fn a_request_of_http_1_0_is_not_upgraded() {
+    with_container(async |sandbox| {
+        let mut http = Http::connect(&sandbox.exec_url("c", &["cat"]).await).await;
+        let request = format!("GET {} HTTP/1.0\r\n{}\r\n\r\n", http.path, UPGRADE.join("\r\n"));
+        http.send(request.as_bytes()).await;
+        let answer = http.answer("GET").await;
+        assert_eq!((answer.status, &answer.body[..]), (400, "an upgrade needs HTTP/1.1\n"));
+    });
+}
