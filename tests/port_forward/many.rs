@@ -121,9 +121,9 @@ fn p111_pairs_one_after_the_other_leave_nothing() {
             echoes(&mut session, port, request).await;
         }
         assert!(settled_descriptors(daemon).await <= open);
-        // A hundred bytes a pair would be a megabyte.
+        // Fifty bytes a pair would be half a megabyte.
         let now = anonymous(daemon);
-        assert!(now < memory + 900, "{memory} KiB became {now} KiB");
+        assert!(now < memory + 400, "{memory} KiB became {now} KiB");
         session.bye().await;
         assert!(descriptors(daemon) <= open);
     });

@@ -48,7 +48,7 @@ struct Early {
 pub(in crate::transport) struct Reader<'a> {
     input: &'a mut Input,
     pairs: Rc<RefCell<Pairs>>,
-    /// What came on data streams whose partner is not there yet. It waits on the stream's account: the connection bounds
+    /// What came on streams whose partner is not there yet. It waits on the stream's account: the connection bounds
     /// it, and stops reading at the bound.
     early: HashMap<StreamId, Early>,
     /// Events that are known and not taken yet: those of a pair's time before it was one.
@@ -140,7 +140,11 @@ impl Reader<'_> {
         match offered {
             Ok(complete) => {
                 self.input.link.with(|connection| connection.accept(id));
-                let Pair { data, port, .. } = complete?;
+                let Pair { data, error, port, .. } = complete?;
+                // With most clients its end, which says nothing; bytes say nothing either.
+                if let Some(early) = self.early.remove(&error) {
+                    self.input.link.with(|connection| connection.consumed(error, early.bytes.len()));
+                }
                 if let Some(early) = self.early.remove(&data) {
                     let bytes = Some(early.bytes.freeze()).filter(|bytes| !bytes.is_empty());
                     self.due.extend(bytes.map(|bytes| Event::Data { id: data, bytes }));
