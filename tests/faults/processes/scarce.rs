@@ -59,6 +59,7 @@ async fn at_rest(sandbox: &Sandbox) {
 }
 
 /// Starts commands until they are refused while nothing else is under way, so that whatever comes next is refused too.
+#[allow(clippy::disallowed_methods, reason = "the tasks end with the test")]
 async fn take_the_rest(sandbox: &Sandbox, client: &Rc<Client>) -> Vec<JoinHandle<()>> {
     /// In a row: what is under way for a moment cannot be the reason of all.
     const REFUSALS: usize = 3;
