@@ -7,7 +7,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::sys::process::{gather_small_pieces, trim_heap};
+use crate::sys::process::{empty_thread_cache, trim_heap};
 
 /// How long after something has ended: much often ends together, and what was sent last is on its way a moment longer.
 const REST: Duration = Duration::from_secs(1);
@@ -39,7 +39,7 @@ impl Heap {
                 trim_heap();
                 more = timeout(LAST, self.freed.notified()).await.is_ok();
             }
-            gather_small_pieces();
+            empty_thread_cache();
             trim_heap();
         }
     }

@@ -143,28 +143,42 @@ pub(crate) fn trim_heap() {
     }
 }
 
-/// Moves what `malloc` keeps at hand for this thread closer together: seven pieces of each of 64 sizes, which lie wherever
-/// they were freed. After much that came and went nearly each keeps a page of its own in memory, up to 1.75 MiB, and no
-/// call gives them back. So they are taken out, with others of these sizes, and those at the lowest addresses are kept
-/// instead. Takes a millisecond; to be followed by [`trim_heap`].
-pub(crate) fn gather_small_pieces() {
+/// Has `malloc` give up what it keeps at hand for this thread: some pieces of each of 64 sizes, which lie wherever they were
+/// freed. After much that came and went nearly each keeps a page of its own in memory, up to 1.75 MiB, and no call gives
+/// them back. So they are taken out and freed by a thread that ends, and with it what was at hand for it. Takes less than a
+/// millisecond; to be followed by [`trim_heap`].
+pub(crate) fn empty_thread_cache() {
     #[cfg(target_env = "gnu")]
     {
-        const SIZES: usize = 64;
-        const OF_EACH: usize = 64;
-        let mut pieces = Vec::with_capacity(SIZES * OF_EACH);
-        // 24, 40, … 1032 bytes: one request for each size of which pieces are kept.
-        for size in (0..SIZES).rev().map(|index| 24 + 16 * index) {
-            for _ in 0..OF_EACH {
-                // SAFETY: malloc takes any size; what it returns, null too, is only freed.
-                pieces.push(std::hint::black_box(unsafe { libc::malloc(size) }));
-            }
+        let pieces = Pieces::of_all_sizes();
+        // Where no thread can be made they are freed here, and at hand again.
+        if let Ok(thread) = std::thread::Builder::new().stack_size(64 << 10).spawn(move || drop(pieces)) {
+            let _ = thread.join();
         }
-        // The first that are freed are kept.
-        pieces.sort_unstable();
-        for piece in pieces {
+    }
+}
+
+#[cfg(target_env = "gnu")]
+struct Pieces(Vec<usize>);
+
+#[cfg(target_env = "gnu")]
+impl Pieces {
+    fn of_all_sizes() -> Self {
+        /// Of each size, in glibc 2.41 and before: 7.
+        const AT_HAND: usize = 16;
+        // 24, 40, … 1032 bytes: one request for each size of which pieces are kept.
+        let sizes = (0..64).flat_map(|index| [24 + 16 * index; AT_HAND]);
+        // SAFETY: malloc takes any size; what it returns, null too, is only freed.
+        Self(sizes.map(|size| std::hint::black_box(unsafe { libc::malloc(size) }).expose_provenance()).collect())
+    }
+}
+
+#[cfg(target_env = "gnu")]
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        for &piece in &self.0 {
             // SAFETY: from malloc, and freed once.
-            unsafe { libc::free(piece) };
+            unsafe { libc::free(std::ptr::with_exposed_provenance_mut(piece)) };
         }
     }
 }
