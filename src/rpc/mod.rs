@@ -83,7 +83,7 @@ impl ControlServer {
                     yield_now().await;
                 }
                 Err(error) => {
-                    self.evict();
+                    self.evict("none can be accepted");
                     tracing::warn!(%error, "cannot accept a control client");
                     sleep(ACCEPT_PAUSE).await;
                 }
@@ -98,13 +98,13 @@ impl ControlServer {
 
     /// Closes the oldest idle connection, if there is one. Who never said anything goes first: a crowd of those must not cost
     /// a client its connection.
-    fn evict(&self) -> bool {
+    fn evict(&self, why: &'static str) -> bool {
         let mut connections = self.connections.borrow_mut();
         let silent = connections.iter().position(|connection| !connection.has_spoken());
         let idle = silent.or_else(|| connections.iter().position(|connection| connection.is_idle()));
         let Some(oldest) = idle.and_then(|idle| connections.remove(idle)) else { return false };
         self.services.pod.counters.control_connections_evicted.increment();
-        tracing::debug!("too many control connections: the oldest idle one is closed");
+        tracing::debug!(why, "the oldest idle control connection is closed to make room");
         oldest.close();
         true
     }
@@ -113,7 +113,11 @@ impl ControlServer {
         let connection = Rc::new(Connection::default());
         let is_short = room().is_err();
         let many = self.connections.borrow().len();
-        let made_room = (many >= CONNECTION_LIMIT || is_short) && self.evict();
+        let made_room = match (many >= CONNECTION_LIMIT, is_short) {
+            (true, _) => self.evict("there are too many of them"),
+            (false, true) => self.evict("too few descriptors are left"),
+            (false, false) => false,
+        };
         if is_short && !made_room && many >= SHORT_LIMIT {
             tracing::warn!("too few descriptors are left for another control connection: it is closed");
             return;

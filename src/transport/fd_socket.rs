@@ -120,13 +120,15 @@ impl FdSocket {
 
     fn connected(self: &Rc<Self>, stream: SeqpacketStream) {
         let mut connections = self.connections.borrow_mut();
-        if connections.len() >= CONNECTION_LIMIT || room().is_err() {
+        let many = connections.len() >= CONNECTION_LIMIT;
+        if many || room().is_err() {
+            let why = if many { "there are too many of them" } else { "too few descriptors are left" };
             let Some(idle) = connections.iter().position(|(number, _)| !self.slots.has_of(*number)) else {
-                tracing::warn!("too many connections to the descriptor socket: the newest is closed");
+                tracing::warn!(why, "no connection to the descriptor socket is idle: the newest is closed");
                 return;
             };
             if let Some((_, cancel)) = connections.remove(idle) {
-                tracing::debug!("too many connections to the descriptor socket: the oldest idle one is closed");
+                tracing::debug!(why, "the oldest idle connection to the descriptor socket is closed to make room");
                 cancel.cancel();
             }
         }

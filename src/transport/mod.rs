@@ -222,10 +222,12 @@ impl StreamServer {
         self.next_connection.set(number + 1);
         let evicted = CancellationToken::new();
         let mut waiting = self.unupgraded.borrow_mut();
-        let crowded = waiting.len() >= self.pod.config.streams.connection_limit || room().is_err();
+        let many = waiting.len() >= self.pod.config.streams.connection_limit;
+        let crowded = many || room().is_err();
         if crowded && let Some((_, oldest)) = waiting.pop_front() {
             self.pod.counters.connections_closed_early.increment();
-            tracing::debug!("too many connections wait for their upgrade: the oldest is closed");
+            let why = if many { "there are too many of them" } else { "too few descriptors are left" };
+            tracing::debug!(why, "the oldest connection that waits for its upgrade is closed to make room");
             oldest.cancel();
         }
         waiting.push_back((number, evicted.clone()));
