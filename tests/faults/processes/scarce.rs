@@ -211,3 +211,23 @@ fn without_a_thread_or_a_fork_new_work_is_refused_and_the_log_goes_on_afterwards
         assert!(!sandbox.daemon_log().contains("panicked"));
     });
 }
+
+#[test]
+fn a_runtime_that_could_not_be_asked_once_left_all_later_execs_without_their_cgroups() {
+    support::e2e(async |sandbox| {
+        let idle = sandbox.run("idle", &BundleSpec::idle()).await;
+        let limits = Limits::of(sandbox.daemon_pid(), "pids");
+        // A thread, but no process: neither can the runtime be asked what it can do, nor does the command run.
+        limits.tasks("2");
+        assert_eq!(exec_sync(sandbox, "idle", "echo never").await.exit_code, -2);
+        limits.tasks("max");
+        let look = async {
+            sandbox.wait_file("up", "up\n").await;
+            assert!(procfs::exec_cgroups(idle).len() == 1 || sandbox.daemon_log().contains("has no cgroup"));
+            fs::write(sandbox.in_rootfs("enough"), "").expect("our directory");
+        };
+        let script = "echo up >/up; until [ -e /enough ]; do sleep 0.01; done; exit 4";
+        let (reply, ()) = tokio::join!(exec_sync(sandbox, "idle", script), look);
+        assert_eq!(reply.exit_code, 4, "{reply:?}");
+    });
+}
