@@ -1,24 +1,46 @@
-//! The file of a socket of ours.
+//! Which file a socket of ours has.
 
 use std::{
-    fs, io,
+    fs::{self, Metadata},
+    io,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
 
 use super::SysError;
 
+/// Which file stands at a path: device, inode, and when it was made, because numbers of inodes are used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    inode: (u64, u64),
+    /// Nobody writes to a socket's file, so this never changes.
+    modified: (i64, i64),
+}
+
+impl Identity {
+    /// Of what stands at a path, if anything does.
+    pub(crate) fn at(path: &Path) -> Option<Self> {
+        fs::symlink_metadata(path).ok().as_ref().map(Self::from)
+    }
+}
+
+impl From<&Metadata> for Identity {
+    fn from(metadata: &Metadata) -> Self {
+        Self { inode: (metadata.dev(), metadata.ino()), modified: (metadata.mtime(), metadata.mtime_nsec()) }
+    }
+}
+
 /// Removes the file when it is dropped, if it still is the one that was there at first.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    identity: Option<(u64, u64)>,
+    identity: Option<Identity>,
 }
 
 impl SocketFile {
     /// Of a socket that has just been bound.
     pub(crate) fn bound(path: PathBuf) -> Self {
-        Self { identity: identity(&path), path }
+        Self { identity: Identity::at(&path), path }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -29,15 +51,10 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // Another daemon may have been started over us by force: its socket is not ours to remove.
-        if self.identity.is_some() && identity(&self.path) == self.identity {
+        if self.identity.is_some() && Identity::at(&self.path) == self.identity {
             let _ = fs::remove_file(&self.path);
         }
     }
-}
-
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    let metadata = fs::symlink_metadata(path).ok()?;
-    Some((metadata.dev(), metadata.ino()))
 }
 
 /// Removes a socket that nobody listens on. False when there is something else, which stays.

@@ -20,7 +20,7 @@ use tracing::Instrument as _;
 
 use super::{
     attach_client::{Reader, Writer},
-    socket_file::{self, Bound, Identity},
+    socket_file::{self, Bound},
 };
 use crate::{
     container::{Container, Pod},
@@ -39,6 +39,7 @@ use crate::{
     sys::{
         SysError,
         fd::{NoRoom, room},
+        socket_file::Identity,
     },
 };
 
@@ -234,12 +235,16 @@ impl AttachSockets {
     fn connected(self: &Rc<Self>, sockets: &Rc<ContainerSockets>, own: &Listening, stream: SeqpacketStream) {
         let (server, sockets) = (self.clone(), sockets.clone());
         let terminal = sockets.container.stdio.is_terminal();
-        if self.sessions.is_full() || room().is_err() {
+        let refusal = match room() {
+            _ if self.sessions.is_full() => Some("too many sessions: try again later".to_owned()),
+            Err(short) => Some(short.to_string()),
+            Ok(()) => None,
+        };
+        if let Some(reason) = refusal {
             self.pod.counters.sessions_refused.increment();
             self.scope.spawn(async move {
-                let full = Outcome::Failed("too many sessions: try again later".to_owned());
                 // A new socket has room for this, so it does not wait.
-                let _ = Writer::new(&stream, terminal).finish(&full).await;
+                let _ = Writer::new(&stream, terminal).finish(&Outcome::Failed(reason)).await;
                 stream.close();
             });
             return;
@@ -283,7 +288,7 @@ impl AttachSockets {
         let listeners = sockets.listeners.borrow().clone();
         for listening in listeners {
             let path = listening.path.clone();
-            let job = move || socket_file::identity(&path);
+            let job = move || Identity::at(&path);
             let found = self.pod.blocking.run("look at", &listening.path, FILE_LIMIT, job, drop).await;
             // Without an answer nothing is known of it.
             if found.is_ok_and(|found| found != Some(listening.identity)) {

@@ -2,26 +2,15 @@
 
 use std::{
     fs, io,
-    os::{
-        fd::OwnedFd,
-        unix::fs::{FileTypeExt as _, MetadataExt as _},
-    },
+    os::{fd::OwnedFd, unix::fs::FileTypeExt as _},
     path::Path,
 };
 
 use super::attach_socket::AttachError;
-use crate::sys::{SysError, socket};
+use crate::sys::{SysError, socket, socket_file::Identity};
 
 /// Whoever may connect sees the container's output and types into it.
 const MODE: u32 = 0o700;
-
-/// Which file stands at a path: device, inode, and when it was made, because numbers of inodes are used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Identity {
-    inode: (u64, u64),
-    /// Nobody writes to a socket's file, so this never changes.
-    modified: (i64, i64),
-}
 
 /// What [`bind`] found or did.
 #[derive(Debug)]
@@ -38,7 +27,7 @@ pub(super) enum Bound {
 pub(super) fn bind(path: &Path, known: Option<Identity>) -> Result<Bound, AttachError> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.file_type().is_socket() => return Err(AttachError::InTheWay(path.to_owned())),
-        Ok(metadata) if known == Some(identity_of(&metadata)) => return Ok(Bound::Known),
+        Ok(metadata) if known == Some(Identity::from(&metadata)) => return Ok(Bound::Known),
         Ok(_) if socket::is_open(path)? => return Err(AttachError::InUse(path.to_owned())),
         Ok(_) => remove_file(path)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -50,17 +39,12 @@ pub(super) fn bind(path: &Path, known: Option<Identity>) -> Result<Bound, Attach
     }
     let listening = socket::listen_seqpacket(path, MODE)?;
     let metadata = fs::symlink_metadata(path).map_err(|error| SysError::io("look at", path, &error))?;
-    Ok(Bound::New { listening, identity: identity_of(&metadata) })
-}
-
-/// Which file stands at a path, if any does.
-pub(super) fn identity(path: &Path) -> Option<Identity> {
-    fs::symlink_metadata(path).ok().as_ref().map(identity_of)
+    Ok(Bound::New { listening, identity: Identity::from(&metadata) })
 }
 
 /// Removes the file if it is still this one.
 pub(super) fn remove(path: &Path, ours: Identity) {
-    if identity(path) == Some(ours)
+    if Identity::at(path) == Some(ours)
         && let Err(error) = remove_file(path)
     {
         tracing::warn!(%error, "a socket is left behind");
@@ -72,10 +56,6 @@ fn remove_file(path: &Path) -> Result<(), SysError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(SysError::io("remove", path, &error)),
         _ => Ok(()),
     }
-}
-
-fn identity_of(metadata: &fs::Metadata) -> Identity {
-    Identity { inode: (metadata.dev(), metadata.ino()), modified: (metadata.mtime(), metadata.mtime_nsec()) }
 }
 
 #[cfg(test)]
@@ -100,9 +80,9 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let (_listening, second) = new(&path, Some(first));
         remove(&path, first);
-        assert_eq!(identity(&path), Some(second), "not its file");
+        assert_eq!(Identity::at(&path), Some(second), "not its file");
         remove(&path, second);
-        assert_eq!(identity(&path), None);
+        assert_eq!(Identity::at(&path), None);
     }
 
     #[test]
