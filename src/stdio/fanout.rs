@@ -125,8 +125,9 @@ impl Fanout {
         self.subscribers.borrow().iter().filter_map(|queue| queue.upgrade()?.patience_ends()).min()
     }
 
-    pub(crate) fn has_subscribers(&self) -> bool {
-        self.subscribers.borrow().iter().any(|queue| queue.strong_count() > 0)
+    /// Whether somebody takes what is published; who was too slow does not any more.
+    pub(crate) fn has_receivers(&self) -> bool {
+        self.subscribers.borrow().iter().filter_map(Weak::upgrade).any(|queue| queue.receives())
     }
 
     /// Resolves when [`Fanout::blocked`] is false.
@@ -176,6 +177,10 @@ impl Queue {
         self.changed.notify_one();
     }
 
+    fn receives(&self) -> bool {
+        self.missed.get().is_none() && !self.ended.get()
+    }
+
     fn is_full(&self) -> bool {
         self.bytes.borrow().cost() >= SUBSCRIBER_QUEUE
     }
@@ -210,7 +215,7 @@ impl Queue {
             Lag::WaitAtMost(_) => self.patience_ends().is_some_and(|end| Instant::now() < end),
             Lag::Disconnect | Lag::Skip => false,
         };
-        waited_for && !self.ended.get() && self.missed.get().is_none() && self.is_full()
+        waited_for && self.receives() && self.is_full()
     }
 
     /// When it has been full for as long as it may be.

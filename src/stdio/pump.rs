@@ -24,7 +24,7 @@ use crate::{
 /// One read. Allocated when something is there, so an idle container holds no buffer. As large as the largest message that
 /// every streaming client takes (streaming 1.9); half of it costs half as much again of the processor.
 const READ_CHUNK: usize = 32 * 1024;
-/// Without subscribers the pump lets other tasks run after so many bytes; with them after every chunk.
+/// While nobody receives what it reads, the pump lets other tasks run after so many bytes; else after every chunk.
 const YIELD_AFTER: usize = 64 * 1024;
 /// Retries while nobody has the terminal's other end open.
 const HANGUP_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -182,7 +182,7 @@ impl Pump {
                 let chunk = Chunk { stream: source.stream, bytes: bytes.freeze() };
                 self.since_yield += chunk.bytes.len();
                 self.deliver(&chunk);
-                if self.since_yield >= YIELD_AFTER || self.stdio.fanout.has_subscribers() {
+                if self.since_yield >= YIELD_AFTER || self.stdio.fanout.has_receivers() {
                     self.since_yield = 0;
                     tokio::task::yield_now().await;
                 }

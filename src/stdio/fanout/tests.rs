@@ -86,6 +86,21 @@ async fn a_viewer_that_is_waited_for_is_cut_when_the_time_is_over() {
     assert_eq!(taken(&mut slow).await.1, Next::Cut { missed: 1 });
 }
 
+#[test]
+fn the_pump_went_slower_for_a_viewer_that_had_been_cut_long_ago() {
+    let fanout = Rc::new(Fanout::default());
+    let slow = fanout.subscribe(BOTH, Lag::Disconnect);
+    while slow.subscription().missed() == 0 {
+        assert!(fanout.has_receivers());
+        fanout.publish(&chunk(16 * 1024));
+    }
+    assert!(!fanout.has_receivers());
+    let other = fanout.subscribe(BOTH, Lag::Disconnect);
+    assert!(fanout.has_receivers());
+    drop(other);
+    assert!(!fanout.has_receivers());
+}
+
 #[tokio::test]
 async fn a_stopped_subscriber_gets_what_is_queued_and_nothing_more() {
     let fanout = Rc::new(Fanout::default());
