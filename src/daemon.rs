@@ -97,7 +97,7 @@ pub enum StartError {
 /// # Errors
 /// When it could not start, or not shut down in time.
 pub fn run(start: Start, ready: impl FnOnce() -> Result<(), String>) -> Result<(), StartError> {
-    sys::process::one_arena();
+    sys::heap::one_arena();
     let config = Rc::new(start.config);
     // Held until the end: two daemons that start at once must not both find the directory free.
     let _lock = lock(&config.runtime_dir)?;

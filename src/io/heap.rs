@@ -7,7 +7,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::sys::process::{empty_thread_cache, trim_heap};
+use crate::sys::heap::{empty_thread_cache, trim};
 
 /// How long after something has ended: much often ends together, and what was sent last is on its way a moment longer.
 const REST: Duration = Duration::from_secs(1);
@@ -36,11 +36,11 @@ impl Heap {
             let mut more = true;
             while more {
                 sleep(REST).await;
-                trim_heap();
+                trim();
                 more = timeout(LAST, self.freed.notified()).await.is_ok();
             }
             empty_thread_cache();
-            trim_heap();
+            trim();
         }
     }
 }

@@ -157,22 +157,8 @@ mod tests {
         os::unix::net::UnixStream,
     };
 
-    use nix::{
-        sys::wait::{WaitStatus, waitpid},
-        unistd::{ForkResult, fork},
-    };
-
     use super::*;
-
-    /// Whether `body` returned true in a forked child. It must not panic or take locks.
-    fn holds_in_child(body: impl FnOnce() -> bool) -> bool {
-        // SAFETY: the child runs `body` and leaves by _exit, so it shares no lock or destructor with the other threads.
-        match unsafe { fork() }.unwrap() {
-            // SAFETY: always safe; skips the test harness' own exit.
-            ForkResult::Child => unsafe { libc::_exit(if body() { 0 } else { 1 }) },
-            ForkResult::Parent { child } => waitpid(child, None).unwrap() == WaitStatus::Exited(child, 0),
-        }
-    }
+    use crate::sys::testing::holds_in_child;
 
     #[test]
     fn what_is_new_leaves_the_last_descriptors_to_what_is_there() {

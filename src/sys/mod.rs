@@ -8,6 +8,7 @@ use nix::errno::Errno;
 pub(crate) mod datagram;
 pub(crate) mod fd;
 pub(crate) mod fork;
+pub(crate) mod heap;
 pub(crate) mod namespace;
 pub(crate) mod netns;
 pub(crate) mod notify;
@@ -17,6 +18,8 @@ pub(crate) mod random;
 pub(crate) mod reactor;
 pub(crate) mod socket;
 pub(crate) mod socket_file;
+#[cfg(test)]
+mod testing;
 
 /// A system call that failed: what was tried, on what, and why the kernel refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
