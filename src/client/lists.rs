@@ -138,6 +138,29 @@ pub struct Listing<T> {
     pub dropped: u64,
 }
 
+/// One answer.
+struct Page<T> {
+    entries: Vec<T>,
+    /// What to ask for next; 0 if this was the last.
+    next: u64,
+    dropped: u64,
+}
+
+/// Asks for one page behind the other.
+async fn whole<T>(page: impl AsyncFn(u64) -> Result<Page<T>, ClientError>) -> Result<Listing<T>, ClientError> {
+    let (mut listing, mut after) = (Listing { entries: Vec::new(), dropped: 0 }, 0);
+    loop {
+        let Page { entries, next, dropped } = page(after).await?;
+        listing.entries.extend(entries);
+        listing.dropped = dropped;
+        // One that does not go on would ask for ever.
+        if next <= after {
+            return Ok(listing);
+        }
+        after = next;
+    }
+}
+
 impl Client {
     /// The containers that are there, and those that have exited and are not forgotten yet; with an `id` only those of
     /// this id.
@@ -146,8 +169,7 @@ impl Client {
     /// See [`ClientError`].
     pub async fn list_containers(&self, id: Option<&str>) -> Result<Listing<ContainerInfo>, ClientError> {
         const CALL: &str = "listContainers";
-        let (mut listing, mut after) = (Listing { entries: Vec::new(), dropped: 0 }, 0);
-        loop {
+        whole(async |after| {
             let mut call = self.holdfast().list_containers_request();
             let mut request = call.get().init_request();
             request.set_id(id.unwrap_or_default());
@@ -155,18 +177,12 @@ impl Client {
             let reply = answer(CALL, call.send().promise).await?;
             let decode = || -> capnp::Result<_> {
                 let response = reply.get()?.get_response()?;
-                let entries = response.get_containers()?.iter().map(container).collect::<capnp::Result<Vec<_>>>()?;
-                Ok((entries, response.get_next(), response.get_dropped()))
+                let entries = response.get_containers()?.iter().map(container).collect::<capnp::Result<_>>()?;
+                Ok(Page { entries, next: response.get_next(), dropped: response.get_dropped() })
             };
-            let (entries, next, dropped) = decode().map_err(|error| failed(CALL, &error))?;
-            listing.entries.extend(entries);
-            listing.dropped = dropped;
-            // One that does not go on would ask for ever.
-            if next <= after {
-                return Ok(listing);
-            }
-            after = next;
-        }
+            decode().map_err(|error| failed(CALL, &error))
+        })
+        .await
     }
 
     /// What clients do or may come and do, and ends of commands that nobody was told; with an `id` only those of this
@@ -176,8 +192,7 @@ impl Client {
     /// See [`ClientError`].
     pub async fn list_sessions(&self, id: Option<&str>) -> Result<Listing<SessionInfo>, ClientError> {
         const CALL: &str = "listSessions";
-        let (mut listing, mut after) = (Listing { entries: Vec::new(), dropped: 0 }, 0);
-        loop {
+        whole(async |after| {
             let mut call = self.holdfast().list_sessions_request();
             let mut request = call.get().init_request();
             request.set_id(id.unwrap_or_default());
@@ -185,17 +200,12 @@ impl Client {
             let reply = answer(CALL, call.send().promise).await?;
             let decode = || -> capnp::Result<_> {
                 let response = reply.get()?.get_response()?;
-                let entries = response.get_sessions()?.iter().map(session).collect::<capnp::Result<Vec<_>>>()?;
-                Ok((entries, response.get_next(), response.get_dropped()))
+                let entries = response.get_sessions()?.iter().map(session).collect::<capnp::Result<_>>()?;
+                Ok(Page { entries, next: response.get_next(), dropped: response.get_dropped() })
             };
-            let (entries, next, dropped) = decode().map_err(|error| failed(CALL, &error))?;
-            listing.entries.extend(entries);
-            listing.dropped = dropped;
-            if next <= after {
-                return Ok(listing);
-            }
-            after = next;
-        }
+            decode().map_err(|error| failed(CALL, &error))
+        })
+        .await
     }
 
     /// Says that the ends of these containers and sessions have been collected: they are listed no more. Returns how many
