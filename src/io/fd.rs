@@ -158,6 +158,10 @@ fn read_some(fd: BorrowedFd<'_>, buffer: &mut BytesMut, limit: usize) -> io::Res
         }
     };
     buffer.truncate(start + done.unwrap_or(0));
+    // Whoever queues what was read counts its bytes, not the room behind them.
+    if start == 0 && buffer.len() < limit / 8 * 7 {
+        *buffer = BytesMut::from(&buffer[..]);
+    }
     done.map_err(io::Error::from)
 }
 
@@ -224,6 +228,21 @@ mod tests {
             tokio::select! {
                 written = master.write(b"more") => assert_eq!(written.unwrap(), 4),
                 () = empty => {}
+            }
+        });
+    }
+
+    // A queue of 256 KiB held 2 MiB of them: `seq` writes 4 KiB at a time, and each was kept in the 32 KiB it was read into.
+    #[test]
+    fn a_short_read_kept_the_whole_of_its_buffer() {
+        local(async {
+            let (reader, writer) = pipe_cloexec().unwrap();
+            let (reader, writer) = (AsyncFile::pipe_reader(reader).unwrap(), AsyncFile::pipe_writer(writer).unwrap());
+            for length in [1, 1024, 4096, 16 * 1024, 32 * 1024] {
+                writer.write(&vec![b'x'; length]).await.unwrap();
+                let mut buffer = BytesMut::new();
+                assert_eq!(reader.read(&mut buffer, 32 * 1024).await.unwrap(), length);
+                assert!(buffer.len() == length && buffer.capacity() <= length + length / 7 + 8, "{}", buffer.capacity());
             }
         });
     }
