@@ -12,6 +12,11 @@ const SMALL: usize = 1024;
 /// The largest piece that small ones are joined to.
 const JOINED: usize = 16 * 1024;
 
+/// What was read into a buffer, without much room behind it: whoever queues bytes counts them alone.
+pub(crate) fn compact(bytes: BytesMut) -> BytesMut {
+    if bytes.len() < bytes.capacity() / 8 * 7 { BytesMut::from(&bytes[..]) } else { bytes }
+}
+
 /// A queue of byte pieces, each with a tag. It has no bound of its own: its owner compares [`ByteQueue::cost`] with the
 /// bound it declares, and decides what happens beyond it.
 #[derive(Debug)]
@@ -95,6 +100,21 @@ impl<T: Copy + PartialEq> ByteQueue<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // A queue of 256 KiB held 2 MiB of them: `seq` writes 4 KiB at a time, and each was kept in the 32 KiB it was read into.
+    #[test]
+    fn a_short_read_kept_the_whole_of_its_buffer() {
+        for length in [0, 1, 1024, 4096, 16 * 1024, 28 * 1024, 32 * 1024] {
+            let mut buffer = BytesMut::with_capacity(32 * 1024);
+            buffer.extend_from_slice(&vec![b'x'; length]);
+            let kept = compact(buffer);
+            assert!(
+                kept.len() == length && kept.capacity() <= length + length / 7 + 8,
+                "{length}: {}",
+                kept.capacity()
+            );
+        }
+    }
 
     #[test]
     fn single_bytes_do_not_pin_their_read_buffers() {

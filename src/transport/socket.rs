@@ -153,16 +153,23 @@ impl Silence {
 async fn fill_plain(stream: &TcpStream, buffer: &mut BytesMut) -> io::Result<usize> {
     loop {
         stream.readable().await?;
-        buffer.reserve(READ_CHUNK);
-        let read = stream.try_read_buf(buffer);
-        if buffer.is_empty() {
-            *buffer = BytesMut::new();
-        }
-        match read {
+        match read_once(stream, buffer) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             read => return read,
         }
+        if buffer.is_empty() {
+            *buffer = BytesMut::new();
+        }
     }
+}
+
+/// By way of the stack, so that the buffer grows by what came and an idle client has none. Read into the buffer itself, each
+/// small message would have a buffer of its own, for as long as it waits in a queue that counts its bytes.
+fn read_once(stream: &TcpStream, buffer: &mut BytesMut) -> io::Result<usize> {
+    let mut space = [0; READ_CHUNK];
+    let count = stream.try_read(&mut space)?;
+    buffer.extend_from_slice(&space[..count]);
+    Ok(count)
 }
 
 async fn write_plain(stream: &TcpStream, mut frame: Chain<Bytes, Bytes>) -> io::Result<()> {
@@ -224,7 +231,10 @@ mod tls {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::io::local;
 
     /// Looks as often as a connection is looked at, at a peer whose last acknowledgement and whose unacknowledged bytes
     /// are told in seconds since the begin; returns when it is taken for dead.
@@ -234,6 +244,30 @@ mod tests {
             let since_ack = Duration::from_secs(second - last_ack(second));
             silence.is_death(begin + Duration::from_secs(second), unacknowledged(second), since_ack)
         })
+    }
+
+    #[test]
+    fn a_small_message_kept_the_whole_of_a_read_buffer() {
+        local(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+            let (client, socket) = (client.unwrap(), Socket::new(Stream::Plain(accepted.unwrap().0)));
+            let (mut buffer, mut queued, mut pinned) = (BytesMut::new(), Vec::new(), 0);
+            for _ in 0..20 {
+                client.try_write(&[b'x'; 1100]).unwrap();
+                while buffer.len() < 1100 {
+                    socket.fill(&mut buffer).await.unwrap();
+                }
+                queued.push(buffer.split().freeze());
+            }
+            drop(buffer);
+            // The last piece of each allocation gives all of it.
+            while let Some(piece) = queued.pop() {
+                pinned += piece.try_into_mut().map_or(0, |piece| piece.capacity());
+            }
+            assert!(pinned < 2 * 20 * 1100, "{pinned}");
+        });
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpStream, tcp::ReadHalf},
@@ -12,6 +12,7 @@ use tokio::{
 use super::{Destination, Pair, Session};
 use crate::{
     config::ForwardRefusal,
+    io::queue::compact,
     proto::port_forward::dial_error_text,
     session::{
         client::{ForwardWriter, Gone, PairEnd, PairId},
@@ -21,8 +22,6 @@ use crate::{
 
 /// One read of the pod's socket. Allocated when something is there, so an idle pair costs no buffer.
 const READ_CHUNK: usize = 16 * 1024;
-/// Below this, what was read is copied: the rest of its buffer would wait with it for the client.
-const SMALL: usize = 1024;
 /// After the pod's end of a connection the client may still send for so long.
 const POD_ENDED_LIMIT: Duration = Duration::from_secs(60);
 
@@ -130,7 +129,7 @@ async fn copy_down<W: ForwardWriter>(session: &Session<W>, id: PairId, from_pod:
             Ok(0) => return Ok(()),
             Ok(_) => {
                 session.activity.sent(bytes.len());
-                if session.writer.write(id, compact(bytes)).await == Err(Gone) {
+                if session.writer.write(id, compact(bytes).freeze()).await == Err(Gone) {
                     return Ok(());
                 }
                 // tokio does not meter these reads: a process that never stops sending would have the thread for itself.
@@ -138,26 +137,6 @@ async fn copy_down<W: ForwardWriter>(session: &Session<W>, id: PairId, from_pod:
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
-        }
-    }
-}
-
-/// What was read, without a buffer that is many times as large.
-fn compact(bytes: BytesMut) -> Bytes {
-    if bytes.len() < SMALL { Bytes::copy_from_slice(&bytes) } else { bytes.freeze() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn single_bytes_of_a_pod_do_not_keep_whole_buffers() {
-        for (length, at_most) in [(1, SMALL), (SMALL - 1, SMALL), (SMALL, READ_CHUNK)] {
-            let mut buffer = BytesMut::with_capacity(READ_CHUNK);
-            buffer.extend_from_slice(&vec![b'x'; length]);
-            let kept = compact(buffer).try_into_mut().unwrap();
-            assert!(kept.len() == length && kept.capacity() <= at_most, "{length}: {}", kept.capacity());
         }
     }
 }
